@@ -1,0 +1,1 @@
+//! Subnet samplers: uniform, CCFS-M, CCFS-F and the authors' width sum.

@@ -1,0 +1,1 @@
+//! Image datasets, augmentation and a deterministic parallel loader.

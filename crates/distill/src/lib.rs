@@ -1,0 +1,1 @@
+//! Training steps with labels: K subnets and one teacher, and stand-alone networks.

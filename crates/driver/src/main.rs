@@ -1,0 +1,2 @@
+//! The `slimtau` command.
+fn main() {}

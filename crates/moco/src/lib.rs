@@ -1,0 +1,1 @@
+//! MoCo on the supernet: key queue, momentum encoder, InfoNCE step.

@@ -1,0 +1,1 @@
+//! How well one list of accuracies ranks another: correlation statistics and their intervals.

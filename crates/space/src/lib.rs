@@ -1,0 +1,1 @@
+//! Slimmable search spaces: codes, counts, costs and uniform draws.

@@ -1,0 +1,1 @@
+//! The weight-sharing ResNet: forward and backward for any subnet, checkpoints.

@@ -1,0 +1,1 @@
+//! SGD with momentum, schedules, EMA, exact checkpoints and the run log.
