@@ -1,0 +1,37 @@
+//! Working memory that a caller keeps across steps, so that the steady state allocates nothing.
+
+/// One cache line, and one AVX-512 vector.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([f32; 16]);
+
+/// A grow-only, 64-byte-aligned buffer. One kernel call uses it at a time.
+#[derive(Default)]
+pub struct Scratch {
+    lines: Vec<Line>,
+}
+
+impl Scratch {
+    /// An empty buffer; it grows to the largest request it has seen.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// `len` floats of unspecified contents (whatever the previous call left).
+    pub fn floats(&mut self, len: usize) -> &mut [f32] {
+        let lines = len.div_ceil(16);
+        if self.lines.len() < lines {
+            self.lines.resize(lines, Line([0.0; 16]));
+        }
+        let start = self.lines.as_mut_ptr().cast::<f32>();
+        // SAFETY: `Line` is exactly 16 f32 (repr(C), size 64 = align 64, no padding), so `lines`
+        // contiguous lines are `16 * lines >= len` initialised floats, borrowed from `self` for as
+        // long as the returned slice lives.
+        unsafe { std::slice::from_raw_parts_mut(start, len) }
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.lines.capacity() * size_of::<Line>()
+    }
+}
