@@ -1,2 +1,48 @@
-//! The project's own tasks.
-fn main() {}
+//! The project's own tasks: `cargo xtask <task>`. One file per task.
+
+mod bench;
+mod cargo;
+mod golden;
+mod reproduce;
+mod test;
+mod tidy;
+
+use clap::{Parser, Subcommand};
+
+/// The project's own tasks.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Run the whole method on real images, ending with a Kendall tau and a report
+    Reproduce(reproduce::Args),
+    /// Run every test of the workspace
+    Test(test::Args),
+    /// Run the kernel benches and print their table
+    Bench(bench::Args),
+    /// Make the goldens anew with PyTorch and scipy (needs a Python that has them)
+    Golden(golden::Args),
+    /// Check the rules that the compiler does not know: file heads, sizes, READMEs
+    Tidy,
+}
+
+fn main() {
+    let result = match Cli::parse().task {
+        Task::Reproduce(args) => reproduce::run(&args),
+        Task::Test(args) => test::run(&args),
+        Task::Bench(args) => bench::run(&args),
+        Task::Golden(args) => golden::run_all(&args),
+        Task::Tidy => tidy::run(),
+    };
+    if let Err(error) = result {
+        eprintln!("error: {error:#}");
+        // A program's own exit code goes on to whoever called us (2 = bad input).
+        let code = error.downcast_ref::<cargo::Failed>().and_then(|f| f.code).unwrap_or(1);
+        std::process::exit(code);
+    }
+}

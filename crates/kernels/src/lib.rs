@@ -1,7 +1,9 @@
 //! Slimmable convolution, batch norm, pooling and losses, forward and backward, as candle custom ops.
 #![deny(missing_docs)]
 
+mod error;
 mod scratch;
+mod tile;
 
 pub mod conv;
 pub mod linear;
@@ -10,4 +12,5 @@ pub mod norm;
 pub mod ops;
 pub mod pool;
 
+pub use error::Error;
 pub use scratch::Scratch;

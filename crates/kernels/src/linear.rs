@@ -1,1 +1,216 @@
-//! Placeholder until its author lands.
+//! The dense layer of the classifier and of the contrastive head, over the leading input columns of
+//! a shared weight; and the safe matrix product that it and InfoNCE are made of.
+
+use crate::tile::{FLUSH, TILE, Tiling, flush, vectorised};
+use rayon::prelude::*;
+
+/// `y = x W^T + b` with `W` `[outputs, full_inputs]` as PyTorch stores it, of which the leading
+/// `inputs` columns are active.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinearShape {
+    /// Rows of `x` and `y`: the batch.
+    pub rows: usize,
+    /// Active inputs, at most `full_inputs`.
+    pub inputs: usize,
+    /// Outputs.
+    pub outputs: usize,
+    /// Columns that the stored weight has.
+    pub full_inputs: usize,
+}
+
+/// Rows of `x` that one task multiplies.
+const ROWS: usize = 32;
+
+/// Rows of the weight whose gradient one task computes.
+const OUTPUTS: usize = 64;
+
+impl LinearShape {
+    fn check(&self, x: &[f32], weight: &[f32], y: &[f32]) {
+        assert!(
+            0 < self.inputs && self.inputs <= self.full_inputs && self.outputs > 0,
+            "a linear layer of {} of {} inputs and {} outputs",
+            self.inputs,
+            self.full_inputs,
+            self.outputs
+        );
+        assert_eq!(x.len(), self.rows * self.inputs, "length of x");
+        assert_eq!(weight.len(), self.outputs * self.full_inputs, "length of the weight");
+        assert_eq!(y.len(), self.rows * self.outputs, "length of y");
+    }
+}
+
+/// `y[rows, outputs] = x[rows, inputs] W[:, ..inputs]^T + bias[outputs]`.
+///
+/// # Panics
+/// When a length is wrong, a dimension zero, or `inputs > full_inputs`.
+pub fn linear_forward(
+    shape: &LinearShape,
+    x: &[f32],
+    weight: &[f32],
+    bias: &[f32],
+    y: &mut [f32],
+) {
+    shape.check(x, weight, y);
+    let LinearShape { inputs, outputs, full_inputs, .. } = *shape;
+    assert_eq!(bias.len(), outputs, "length of the bias");
+    y.par_chunks_mut(ROWS * outputs).zip(x.par_chunks(ROWS * inputs)).for_each(|(y, x)| {
+        for row in y.chunks_mut(outputs) {
+            row.copy_from_slice(bias);
+        }
+        let x = Matrix::new(x, x.len() / inputs, inputs, inputs);
+        let weight = Matrix::new(weight, outputs, inputs, full_inputs);
+        product(1.0, x, weight.transposed(), true, y, outputs);
+    });
+}
+
+/// The gradients of [`linear_forward`]. `grad_x` is overwritten; the leading `inputs` columns of
+/// `grad_weight` `[outputs, full_inputs]` and `grad_bias` `[outputs]` are added to.
+///
+/// # Panics
+/// When a length is wrong, a dimension zero, or `inputs > full_inputs`.
+pub fn linear_backward(
+    shape: &LinearShape,
+    x: &[f32],
+    weight: &[f32],
+    grad_y: &[f32],
+    grad_x: Option<&mut [f32]>,
+    grad_weight: &mut [f32],
+    grad_bias: &mut [f32],
+) {
+    shape.check(x, weight, grad_y);
+    let LinearShape { rows, inputs, outputs, full_inputs } = *shape;
+    assert_eq!(grad_weight.len(), weight.len(), "length of grad_weight");
+    assert_eq!(grad_bias.len(), outputs, "length of grad_bias");
+    if let Some(grad_x) = grad_x {
+        assert_eq!(grad_x.len(), x.len(), "length of grad_x");
+        grad_x.par_chunks_mut(ROWS * inputs).zip(grad_y.par_chunks(ROWS * outputs)).for_each(
+            |(grad_x, grad_y)| {
+                let grad_y = Matrix::new(grad_y, grad_y.len() / outputs, outputs, outputs);
+                let weight = Matrix::new(weight, outputs, inputs, full_inputs);
+                product(1.0, grad_y, weight, false, grad_x, inputs);
+            },
+        );
+    }
+    if rows == 0 {
+        return;
+    }
+    grad_weight.par_chunks_mut(OUTPUTS * full_inputs).enumerate().for_each(|(i, grad_weight)| {
+        let n = grad_weight.len() / full_inputs;
+        let grad_y = Matrix::new(&grad_y[i * OUTPUTS..], rows, n, outputs);
+        let x = Matrix::new(x, rows, inputs, inputs);
+        product(1.0, grad_y.transposed(), x, true, grad_weight, full_inputs);
+    });
+    add_column_sums(outputs, grad_y, grad_bias);
+}
+
+/// `sums[c] += sum of column c` of `x` `[rows, channels]`.
+fn add_column_sums(channels: usize, x: &[f32], sums: &mut [f32]) {
+    let tiling = Tiling::new(channels);
+    for block in tiling.blocks() {
+        let (mut sum, mut totals) = ([0.0; TILE], [0.0; TILE]);
+        vectorised(
+            #[inline(always)]
+            || {
+                for row in 0..tiling.rows(x.len()) {
+                    let x = &x[tiling.strip(x.len(), row, &block)];
+                    for (s, v) in sum.iter_mut().zip(x) {
+                        *s += v;
+                    }
+                    if row % FLUSH == FLUSH - 1 {
+                        flush(&mut sum, &mut totals);
+                    }
+                }
+                flush(&mut sum, &mut totals);
+            },
+        );
+        let own = block.start..block.end.min(channels);
+        for (j, s) in sums[own].iter_mut().enumerate() {
+            *s += totals[j..block.len()].iter().step_by(channels).sum::<f64>() as f32;
+        }
+    }
+}
+
+/// A view of `rows x columns` numbers in a slice.
+#[derive(Clone, Copy)]
+pub(crate) struct Matrix<'a> {
+    data: &'a [f32],
+    rows: usize,
+    columns: usize,
+    row_stride: usize,
+    column_stride: usize,
+}
+
+impl<'a> Matrix<'a> {
+    /// A row-major matrix whose rows start `stride` apart.
+    ///
+    /// # Panics
+    /// When it does not fit in `data`, or its rows overlap.
+    pub(crate) fn new(data: &'a [f32], rows: usize, columns: usize, stride: usize) -> Self {
+        assert!(columns <= stride, "rows of {columns} floats overlap at a stride of {stride}");
+        let end = if rows == 0 { 0 } else { (rows - 1) * stride + columns };
+        assert!(end <= data.len(), "a matrix of {end} floats in a slice of {}", data.len());
+        Self { data, rows, columns, row_stride: stride, column_stride: 1 }
+    }
+
+    /// The same numbers with rows and columns exchanged.
+    pub(crate) fn transposed(self) -> Self {
+        Self {
+            data: self.data,
+            rows: self.columns,
+            columns: self.rows,
+            row_stride: self.column_stride,
+            column_stride: self.row_stride,
+        }
+    }
+}
+
+/// `out = factor * a b`, or `out += factor * a b` to `accumulate`, on the calling thread. `out` is
+/// row-major with rows `stride` apart.
+///
+/// # Panics
+/// When the matrices do not fit together, or `out` is too short.
+pub(crate) fn product(
+    factor: f32,
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    accumulate: bool,
+    out: &mut [f32],
+    stride: usize,
+) {
+    let (m, n, k) = (a.rows, b.columns, a.columns);
+    assert_eq!(k, b.rows, "inner dimensions");
+    assert!(n <= stride, "rows of {n} floats overlap at a stride of {stride}");
+    if m == 0 || n == 0 {
+        return;
+    }
+    assert!((m - 1) * stride + n <= out.len(), "the product is longer than its destination");
+    // SAFETY: `gemm` reads `a` at `i * row_stride + j * column_stride` for i < m, j < k, and `b`
+    // likewise; `Matrix::new` checked that the largest such offset lies in `data` (transposing keeps
+    // the set of offsets), and `data` outlives the call. It reads and writes `out` at
+    // `i * stride + j`, i < m, j < n, the largest checked just above; these are distinct as
+    // `n <= stride`, and exclusive as `out` is a mutable borrow. A stride fits in isize, as the
+    // slices hold at most isize::MAX bytes wherever more than one row makes the stride count.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            out.as_mut_ptr(),
+            1,
+            stride as isize,
+            accumulate,
+            a.data.as_ptr(),
+            a.column_stride as isize,
+            a.row_stride as isize,
+            b.data.as_ptr(),
+            b.column_stride as isize,
+            b.row_stride as isize,
+            1.0f32,
+            factor,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}

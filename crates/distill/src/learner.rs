@@ -1,0 +1,180 @@
+//! One network (or supernet) in supervised training.
+
+use slimtau_base::{FileError, TensorFile};
+use slimtau_kernels::loss::{Target, cross_entropy};
+use slimtau_supernet::{BnMode, Layout, Plan, Session, SupernetError, Weights};
+use slimtau_train::Sgd;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+/// The settings of supervised training that are not a schedule.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LearnerConfig {
+    /// SGD momentum, weight decay.
+    pub sgd: Sgd,
+    /// Treatment of BN statistics.
+    pub bn: BnMode,
+    /// Weight of a new batch in tracked statistics; 0.1.
+    pub bn_momentum: f32,
+    /// Weight of CE(student, label); 1.
+    pub label_weight: f32,
+    /// Weight of soft-label CE(student, teacher); 1. Without effect where there is no teacher.
+    pub teacher_weight: f32,
+}
+
+/// What one step found, as means over its subnets.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct StepReport {
+    /// The weighted sum of both losses.
+    pub loss: f64,
+    /// CE against the labels.
+    pub label_loss: f64,
+    /// CE against the teacher's soft labels; 0 without a teacher.
+    pub teacher_loss: f64,
+    /// Share of images whose label scored highest.
+    pub top1: f64,
+}
+
+/// Weights, optimiser state and memory of a network in training.
+pub struct Learner {
+    config: LearnerConfig,
+    layout: Arc<Layout>,
+    weights: Weights,
+    velocity: Vec<f32>,
+    grads: Vec<f32>,
+    session: Session,
+    grad_logits: Vec<f32>,
+    active: Vec<Range<usize>>,
+}
+
+impl Learner {
+    /// Training from `start`, with the optimiser at rest.
+    pub fn new(config: LearnerConfig, layout: Arc<Layout>, start: Weights) -> Self {
+        let velocity = vec![0.0; start.params.len()];
+        Self::assemble(config, layout, start, velocity)
+    }
+
+    fn assemble(
+        config: LearnerConfig,
+        layout: Arc<Layout>,
+        weights: Weights,
+        velocity: Vec<f32>,
+    ) -> Self {
+        let grads = vec![0.0; weights.params.len()];
+        let (session, grad_logits, active) = (Session::new(), Vec::new(), Vec::new());
+        Self { config, layout, weights, velocity, grads, session, grad_logits, active }
+    }
+
+    /// The weights as they stand.
+    pub fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    /// Where they lie.
+    pub fn layout(&self) -> &Arc<Layout> {
+        &self.layout
+    }
+
+    /// One update from one batch: forward and backward through every plan, gradients summed.
+    ///
+    /// `images` is [N, H, W, C], `labels` [N], `soft_labels` the teacher's [N, classes]. With
+    /// several plans the report is their mean; the update is that of the sum, as in the paper.
+    ///
+    /// # Errors
+    /// When `images` is not a whole number of images.
+    ///
+    /// # Panics
+    /// When a label is not below the number of classes, or the lengths disagree.
+    pub fn step<'p>(
+        &mut self,
+        lr: f64,
+        plans: impl IntoIterator<Item = &'p Plan>,
+        images: &[f32],
+        labels: &[u32],
+        soft_labels: Option<&[f32]>,
+    ) -> Result<StepReport, SupernetError> {
+        let mut report = StepReport::default();
+        let mut count = 0.0;
+        self.active.clear();
+        for plan in plans {
+            let one = self.accumulate(plan, images, labels, soft_labels)?;
+            report.loss += one.loss;
+            report.label_loss += one.label_loss;
+            report.teacher_loss += one.teacher_loss;
+            report.top1 += one.top1;
+            count += 1.0;
+            plan.add_active_ranges(true, &mut self.active);
+        }
+        slimtau_supernet::merge_ranges(&mut self.active);
+        let Self { weights, grads, velocity, active, .. } = self;
+        self.config.sgd.step(lr, &mut weights.params, grads, velocity, active);
+        for sum in
+            [&mut report.loss, &mut report.label_loss, &mut report.teacher_loss, &mut report.top1]
+        {
+            *sum /= f64::max(count, 1.0);
+        }
+        Ok(report)
+    }
+
+    /// Adds one subnet's gradients.
+    fn accumulate(
+        &mut self,
+        plan: &Plan,
+        images: &[f32],
+        labels: &[u32],
+        soft_labels: Option<&[f32]>,
+    ) -> Result<StepReport, SupernetError> {
+        let Self { config, weights, grads, session, grad_logits, .. } = self;
+        let Weights { params, buffers } = weights;
+        let norms = config.bn.training(buffers, config.bn_momentum);
+        let logits = session.forward(plan, params, norms, images)?;
+        let classes = plan.network().classes;
+        assert_eq!(logits.len(), labels.len() * classes, "one label per image");
+        grad_logits.clear();
+        grad_logits.resize(logits.len(), 0.0);
+        let (label, teacher) = (config.label_weight, config.teacher_weight);
+        let label_loss = cross_entropy(classes, logits, Target::Hard(labels), label, grad_logits);
+        let teacher_loss = soft_labels.map_or(0.0, |p| {
+            cross_entropy(classes, logits, Target::Soft(p), teacher, grad_logits)
+        });
+        let top1 = top1_share(classes, logits, labels);
+        session.backward(plan, params, images, grad_logits, grads);
+        let loss = f64::from(label) * label_loss + f64::from(teacher) * teacher_loss;
+        Ok(StepReport { loss, label_loss, teacher_loss, top1 })
+    }
+
+    /// Everything that a later [`Learner::from_file`] needs to go on exactly.
+    pub fn to_file(&self) -> TensorFile {
+        let mut file = TensorFile::default();
+        let Weights { params, buffers } = &self.weights;
+        file.insert("params", &[params.len()], params.clone());
+        file.insert("buffers", &[buffers.len()], buffers.clone());
+        file.insert("velocity", &[self.velocity.len()], self.velocity.clone());
+        file
+    }
+
+    /// Goes on from [`Learner::to_file`]. `path` is where the tensors came from, for messages.
+    ///
+    /// # Errors
+    /// When a tensor is missing or does not fit the layout.
+    pub fn from_file(
+        config: LearnerConfig,
+        layout: Arc<Layout>,
+        path: &Path,
+        mut file: TensorFile,
+    ) -> Result<Self, FileError> {
+        let params = file.take(path, "params", &[layout.params()])?;
+        let buffers = file.take(path, "buffers", &[layout.buffers()])?;
+        let velocity = file.take(path, "velocity", &[layout.params()])?;
+        Ok(Self::assemble(config, layout, Weights { params, buffers }, velocity))
+    }
+}
+
+/// Share of rows whose label has the highest logit; of equal logits the first counts.
+fn top1_share(classes: usize, logits: &[f32], labels: &[u32]) -> f64 {
+    let hits = logits.chunks_exact(classes).zip(labels).filter(|(row, label)| {
+        slimtau_supernet::argmax(row) == **label as usize
+    });
+    hits.count() as f64 / labels.len() as f64
+}

@@ -1,0 +1,313 @@
+//! A run's configuration: everything that decides its result, in one TOML file that refuses
+//! unknown keys.
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+use slimtau_base::read_text;
+use slimtau_space::SearchSpace;
+use slimtau_supernet::BnMode;
+use slimtau_train::{Schedule, ScheduleKind, Sgd};
+use std::path::{Path, PathBuf};
+
+/// The whole configuration. `docs/config.md` explains every key; `configs/` has examples.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Names the run's folder under `runs/`.
+    pub name: String,
+    /// Seed of every stream of the run.
+    pub seed: u64,
+    /// A preset, or a space file's path (relative to the configuration's folder).
+    pub space: String,
+    pub data: Data,
+    pub teacher: Teacher,
+    /// Left out: stage 2 starts from the teacher's weights ("vanilla" in the paper).
+    pub moco: Option<Moco>,
+    pub ccfs: Ccfs,
+    pub subnets: Subnets,
+    pub inherit: Inherit,
+    pub standalone: Standalone,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Data {
+    /// `embedded`, `auto` (the whole set where it is installed), or a folder.
+    pub source: String,
+    /// Use only the first so many training images (0 = all).
+    #[serde(default)]
+    pub train_images: usize,
+    /// Use only the first so many validation images (0 = all).
+    #[serde(default)]
+    pub validation_images: usize,
+    /// Zero padding before the random crop, pixels.
+    pub crop_padding: usize,
+    /// Mirror every second training image.
+    pub flip: bool,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Optimizer {
+    pub lr: f64,
+    #[serde(default)]
+    pub warmup_steps: u64,
+    #[serde(default = "default_momentum")]
+    pub momentum: f32,
+    #[serde(default = "default_weight_decay")]
+    pub weight_decay: f32,
+    #[serde(default)]
+    pub nesterov: bool,
+}
+
+fn default_momentum() -> f32 {
+    0.9
+}
+
+fn default_weight_decay() -> f32 {
+    1e-4
+}
+
+fn default_bn_momentum() -> f32 {
+    0.1
+}
+
+fn default_one() -> f32 {
+    1.0
+}
+
+/// Stage 0: the largest network, trained alone.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Teacher {
+    pub steps: u64,
+    pub batch: usize,
+    pub optimizer: Optimizer,
+    /// Start from these weights instead of training them.
+    #[serde(default)]
+    pub weights: Option<PathBuf>,
+}
+
+/// Stage 1: MoCo on the supernet.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Moco {
+    pub steps: u64,
+    pub batch: usize,
+    pub optimizer: Optimizer,
+    pub queue: usize,
+    pub dim: usize,
+    /// First and last temperature; it falls geometrically over the stage.
+    pub temperature: [f32; 2],
+    pub key_momentum: f32,
+    #[serde(default = "default_key_updates")]
+    pub key_updates: u32,
+    /// Shuffled-BN groups of the key pass; 1 = off.
+    #[serde(default = "default_key_groups")]
+    pub key_groups: usize,
+    pub bn: Bn,
+    #[serde(default = "default_bn_momentum")]
+    pub bn_momentum: f32,
+    /// Smallest share of the image's area that a view may show.
+    #[serde(default = "default_min_scale")]
+    pub min_scale: f32,
+}
+
+fn default_key_updates() -> u32 {
+    1
+}
+
+fn default_key_groups() -> usize {
+    1
+}
+
+fn default_min_scale() -> f32 {
+    0.2
+}
+
+/// Stage 2: subnets with labels and a teacher.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ccfs {
+    pub steps: u64,
+    pub batch: usize,
+    pub optimizer: Optimizer,
+    /// `uniform`, `ccfs-m`, `ccfs-f`, `width-sum`, ...
+    pub sampler: String,
+    /// Subnets drawn per step (p).
+    pub candidates: usize,
+    /// Subnets kept and trained per step (K).
+    pub keep: usize,
+    pub bn: Bn,
+    #[serde(default = "default_bn_momentum")]
+    pub bn_momentum: f32,
+    #[serde(default = "default_one")]
+    pub label_weight: f32,
+    #[serde(default = "default_one")]
+    pub teacher_weight: f32,
+    #[serde(default = "default_one")]
+    pub temperature: f32,
+}
+
+/// Which subnets are ranked.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Subnets {
+    /// How many to draw (the largest and the smallest are always the first two).
+    pub count: usize,
+    /// A file of codes to use instead.
+    #[serde(default)]
+    pub codes: Option<PathBuf>,
+}
+
+/// Stage 3: inherited accuracy.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Inherit {
+    pub batch: usize,
+    /// Training batches that a subnet's BN statistics are measured on (`bn = "recalibrated"`).
+    #[serde(default = "default_recalibration")]
+    pub recalibration_batches: usize,
+}
+
+fn default_recalibration() -> usize {
+    8
+}
+
+/// Stage 4: the same subnets, each alone from its own initial weights.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Standalone {
+    pub steps: u64,
+    pub batch: usize,
+    pub optimizer: Optimizer,
+    /// Independent trainings per subnet.
+    pub seeds: u64,
+}
+
+/// [`BnMode`] as a configuration word.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Bn {
+    Tracked,
+    Frozen,
+    Recalibrated,
+}
+
+impl From<Bn> for BnMode {
+    fn from(bn: Bn) -> Self {
+        match bn {
+            Bn::Tracked => BnMode::Tracked,
+            Bn::Frozen => BnMode::Frozen,
+            Bn::Recalibrated => BnMode::Recalibrated,
+        }
+    }
+}
+
+impl Optimizer {
+    pub fn sgd(&self) -> Sgd {
+        Sgd {
+            momentum: self.momentum,
+            weight_decay: self.weight_decay,
+            nesterov: self.nesterov,
+        }
+    }
+
+    /// Warm-up, then cosine to 0 at `steps`.
+    pub fn schedule(&self, steps: u64) -> Schedule {
+        Schedule {
+            base_lr: self.lr,
+            warmup_steps: self.warmup_steps,
+            total_steps: steps,
+            kind: ScheduleKind::Cosine,
+            final_lr: 0.0,
+        }
+    }
+}
+
+impl Config {
+    /// Reads and checks a configuration file.
+    pub fn load(path: &Path) -> Result<Self> {
+        let text = read_text(path)?;
+        Self::parse(&text, path)
+    }
+
+    /// Checks a configuration's text; `path` is where it came from.
+    pub fn parse(text: &str, path: &Path) -> Result<Self> {
+        let config: Self = toml::from_str(text)
+            .map_err(|e| anyhow::anyhow!("{}: {}", path.display(), e.to_string().trim_end()))?;
+        config.check().with_context(|| path.display().to_string())?;
+        Ok(config)
+    }
+
+    /// The search space, its path taken relative to `folder`.
+    pub fn search_space(&self, folder: &Path) -> Result<SearchSpace> {
+        let relative = folder.join(&self.space);
+        let source = if relative.is_file() {
+            relative.to_string_lossy().into_owned()
+        } else {
+            self.space.clone()
+        };
+        Ok(SearchSpace::load(&source)?)
+    }
+
+    fn check(&self) -> Result<()> {
+        let name_ok = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if self.name.is_empty() || self.name.starts_with('.') || !self.name.chars().all(name_ok) {
+            bail!("name = {:?}: letters, digits, `-`, `_` and `.` only, please", self.name);
+        }
+        check_stage("teacher", self.teacher.batch, &self.teacher.optimizer)?;
+        check_stage("ccfs", self.ccfs.batch, &self.ccfs.optimizer)?;
+        check_stage("standalone", self.standalone.batch, &self.standalone.optimizer)?;
+        if let Some(moco) = &self.moco {
+            check_stage("moco", moco.batch, &moco.optimizer)?;
+            at_least("moco.queue", moco.queue, 1)?;
+            at_least("moco.dim", moco.dim, 1)?;
+            at_least("moco.key_groups", moco.key_groups, 1)?;
+            if moco.batch / moco.key_groups < 2 {
+                bail!(
+                    "moco.key_groups = {}: fewer than two of {} images per group have no batch statistics",
+                    moco.key_groups,
+                    moco.batch
+                );
+            }
+            for t in moco.temperature {
+                in_range("moco.temperature", t, f32::MIN_POSITIVE, 100.0)?;
+            }
+            in_range("moco.key_momentum", moco.key_momentum, 0.0, 1.0)?;
+            in_range("moco.bn_momentum", moco.bn_momentum, 0.0, 1.0)?;
+            in_range("moco.min_scale", moco.min_scale, 0.01, 1.0)?;
+        }
+        at_least("ccfs.keep", self.ccfs.keep, 1)?;
+        at_least("ccfs.candidates", self.ccfs.candidates, self.ccfs.keep)?;
+        in_range("ccfs.temperature", self.ccfs.temperature, 0.01, 100.0)?;
+        in_range("ccfs.label_weight", self.ccfs.label_weight, 0.0, 1e3)?;
+        in_range("ccfs.teacher_weight", self.ccfs.teacher_weight, 0.0, 1e3)?;
+        in_range("ccfs.bn_momentum", self.ccfs.bn_momentum, 0.0, 1.0)?;
+        at_least("subnets.count", self.subnets.count, 3)?;
+        at_least("inherit.batch", self.inherit.batch, 1)?;
+        at_least("inherit.recalibration_batches", self.inherit.recalibration_batches, 1)?;
+        at_least("standalone.seeds", self.standalone.seeds as usize, 1)
+    }
+}
+
+fn check_stage(stage: &str, batch: usize, optimizer: &Optimizer) -> Result<()> {
+    at_least(&format!("{stage}.batch"), batch, 2)?;
+    in_range(&format!("{stage}.optimizer.lr"), optimizer.lr as f32, f32::MIN_POSITIVE, 1e3)?;
+    in_range(&format!("{stage}.optimizer.momentum"), optimizer.momentum, 0.0, 1.0)?;
+    in_range(&format!("{stage}.optimizer.weight_decay"), optimizer.weight_decay, 0.0, 1e3)
+}
+
+fn at_least(key: &str, value: usize, least: usize) -> Result<()> {
+    if value < least {
+        bail!("{key} = {value}: must be at least {least}");
+    }
+    Ok(())
+}
+
+fn in_range(key: &str, value: f32, low: f32, high: f32) -> Result<()> {
+    if !(low..=high).contains(&value) {
+        bail!("{key} = {value}: must lie in {low}..={high}");
+    }
+    Ok(())
+}

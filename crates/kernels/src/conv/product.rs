@@ -1,0 +1,195 @@
+//! The matrix product under every convolution: `C[m, n] (+)= sum over k of A[m, k] * B[k, n]`.
+//!
+//! `A` is read in place, one broadcast at a time, through a row stride and a step along `k`: the
+//! weight gradients read it transposed by swapping the two. `B` comes in panels, `[k][width]`
+//! contiguous, each as wide as a register tile. Widths are multiples of [`LANES`].
+
+use super::simd::{LANES, Simd, Vector};
+
+/// How the columns of a product, in units of [`LANES`], are cut into panels.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Panels {
+    units: usize,
+    base: usize,
+    count: usize,
+}
+
+impl Panels {
+    /// `base` units each, except that the last one takes in a rest of up to `joined` units.
+    pub(super) fn new(channels: usize, base: usize, joined: usize) -> Self {
+        let units = channels.div_ceil(LANES);
+        let whole = units / base;
+        let count = if whole > 0 && units % base <= joined {
+            whole
+        } else {
+            units.div_ceil(base)
+        };
+        Self { units, base, count }
+    }
+
+    pub(super) fn count(self) -> usize {
+        self.count
+    }
+
+    /// Columns with their padding.
+    pub(super) fn columns(self) -> usize {
+        self.units * LANES
+    }
+
+    /// First column and width in units of panel `i`.
+    #[inline(always)]
+    pub(super) fn get(self, i: usize) -> (usize, usize) {
+        let start = i * self.base;
+        let units = if i + 1 == self.count {
+            self.units - start
+        } else {
+            self.base
+        };
+        (start * LANES, units)
+    }
+
+    /// `(first column, units)` of every panel.
+    #[inline(always)]
+    pub(super) fn iter(self) -> impl Iterator<Item = (usize, usize)> {
+        (0..self.count).map(move |i| self.get(i))
+    }
+}
+
+/// One panel's product.
+#[derive(Clone, Copy)]
+pub(super) struct Product {
+    /// Depth of the sum.
+    pub k: usize,
+    /// `A[m, k]` is at `a + m * row + k * step`.
+    pub a: *const f32,
+    pub row: usize,
+    pub step: usize,
+    /// `[k][units * LANES]`.
+    pub b: *const f32,
+    /// `C[m, n]` is at `c + m * stride + n`.
+    pub c: *mut f32,
+    pub stride: usize,
+    /// Add to `C` instead of overwriting it.
+    pub accumulate: bool,
+}
+
+/// `blocks` tiles of the same number of rows, one below the other.
+pub(super) type Kernel = unsafe fn(blocks: usize, product: &Product);
+
+/// `rows` rows over a panel of `units` columns units.
+///
+/// # Safety
+/// `S` is available, and the three operands of `product` are valid for the sizes given.
+#[inline(always)]
+pub(super) unsafe fn multiply<S: Simd>(rows: usize, units: usize, mut product: Product) {
+    if rows == 0 {
+        return;
+    }
+    // Even tiles: 9 rows are 5 + 4, never 8 + 1.
+    let blocks = rows.div_ceil(S::rows(units));
+    let (height, taller) = (rows / blocks, rows % blocks);
+    // SAFETY: `taller * (height + 1) + (blocks - taller) * height` is `rows`, so the tiles stay
+    // within the operands.
+    unsafe {
+        if taller > 0 {
+            S::kernel(height + 1, units)(taller, &product);
+            product.a = product.a.add(taller * (height + 1) * product.row);
+            product.c = product.c.add(taller * (height + 1) * product.stride);
+        }
+        S::kernel(height, units)(blocks - taller, &product);
+    }
+}
+
+/// The register tile: `ROWS` x (`WIDE` wide vectors and `NARROW` narrow ones).
+///
+/// # Safety
+/// As for [`multiply`], with `blocks * ROWS` rows.
+#[inline(always)]
+pub(super) unsafe fn tile<S: Simd, const ROWS: usize, const WIDE: usize, const NARROW: usize>(
+    blocks: usize,
+    product: &Product,
+) {
+    let Product {
+        k,
+        mut a,
+        row,
+        step,
+        b,
+        mut c,
+        stride,
+        accumulate,
+    } = *product;
+    let width = WIDE * S::Wide::LANES + NARROW * LANES;
+    let wide = |j: usize| j * S::Wide::LANES;
+    let narrow = |j: usize| WIDE * S::Wide::LANES + j * LANES;
+    for _ in 0..blocks {
+        // SAFETY: row `i < ROWS` of block `blocks - 1` is among the rows promised; columns end at
+        // `width`, which is the panel's.
+        unsafe {
+            let mut w = [[S::Wide::splat(0.0); WIDE]; ROWS];
+            let mut n = [[S::Narrow::splat(0.0); NARROW]; ROWS];
+            // Rows are addressed in threes, `base + {0, 1, 2} * row`: x86 scales an index by 1 and
+            // 2 for free, so 8 rows take three pointers instead of eight.
+            let mut base: [*const f32; 5] = std::array::from_fn(|i| a.wrapping_add(3 * i * row));
+            let mut b = b;
+            for _ in 0..k {
+                let bw: [S::Wide; WIDE] = std::array::from_fn(|j| S::Wide::load(b.add(wide(j))));
+                let bn: [S::Narrow; NARROW] =
+                    std::array::from_fn(|j| S::Narrow::load(b.add(narrow(j))));
+                for i in 0..ROWS {
+                    let x = *base[i / 3].add(i % 3 * row);
+                    let (xw, xn) = (S::Wide::splat(x), S::Narrow::splat(x));
+                    for j in 0..WIDE {
+                        w[i][j] = xw.mul_add(bw[j], w[i][j]);
+                    }
+                    for j in 0..NARROW {
+                        n[i][j] = xn.mul_add(bn[j], n[i][j]);
+                    }
+                }
+                for p in &mut base {
+                    *p = p.wrapping_add(step);
+                }
+                b = b.add(width);
+            }
+            for i in 0..ROWS {
+                let c = c.add(i * stride);
+                for j in 0..WIDE {
+                    let to = c.add(wide(j));
+                    let sum = w[i][j];
+                    if accumulate { sum.add(S::Wide::load(to)) } else { sum }.store(to);
+                }
+                for j in 0..NARROW {
+                    let to = c.add(narrow(j));
+                    let sum = n[i][j];
+                    if accumulate { sum.add(S::Narrow::load(to)) } else { sum }.store(to);
+                }
+            }
+        }
+        a = a.wrapping_add(ROWS * row);
+        c = c.wrapping_add(ROWS * stride);
+    }
+}
+
+/// The kernels of one instruction set, as a function from a tile's rows and units to its [`Kernel`].
+macro_rules! kernels {
+    ($simd:ty, $features:literal, $( $units:literal => ($wide:literal, $narrow:literal) [$($rows:literal)*] ),*) => {
+        #[inline(always)]
+        fn kernel(rows: usize, units: usize) -> $crate::conv::product::Kernel {
+            #[target_feature(enable = $features)]
+            unsafe fn tile<const ROWS: usize, const WIDE: usize, const NARROW: usize>(
+                blocks: usize,
+                product: &$crate::conv::product::Product,
+            ) {
+                // SAFETY: passed on to the caller.
+                unsafe {
+                    $crate::conv::product::tile::<$simd, ROWS, WIDE, NARROW>(blocks, product)
+                }
+            }
+            match (units, rows) {
+                $( $( ($units, $rows) => tile::<$rows, $wide, $narrow>, )* )*
+                _ => unreachable!("no tile of {rows} rows and {units} units"),
+            }
+        }
+    };
+}
+pub(super) use kernels;

@@ -1,0 +1,41 @@
+//! What can go wrong around a training loop.
+
+use slimtau_base::FileError;
+use std::error::Error;
+use std::path::PathBuf;
+
+/// Why a stage could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// A checkpoint or log could not be used.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A checkpoint is of another run.
+    #[error(
+        "{}: made by {found} but this run is {expected}; use another output folder, or remove this one to start anew",
+        path.display()
+    )]
+    OtherRun {
+        /// The checkpoint.
+        path: PathBuf,
+        /// Stage and configuration that made it.
+        found: String,
+        /// Stage and configuration of this run.
+        expected: String,
+    },
+    /// A loss became NaN or infinite.
+    #[error(
+        "stage {stage}, step {step}: the loss is {loss}; lower the learning rate or lengthen the warm-up (the last checkpoint is kept)"
+    )]
+    NotFinite {
+        /// The stage.
+        stage: String,
+        /// The step, from 0.
+        step: u64,
+        /// The loss.
+        loss: f64,
+    },
+    /// The step itself failed.
+    #[error(transparent)]
+    Step(Box<dyn Error + Send + Sync>),
+}

@@ -1,0 +1,45 @@
+//! `cargo xtask reproduce`: builds `slimtau` and runs the whole pipeline with it.
+
+use crate::cargo::{self, build_slimtau, root};
+use anyhow::Result;
+use std::path::PathBuf;
+use std::process::Command;
+
+/// What to reproduce.
+#[derive(clap::Args)]
+pub struct Args {
+    /// A small version of everything, within 4 minutes on 2 cores
+    #[arg(long, conflicts_with = "config")]
+    quick: bool,
+    /// Another configuration than the default one
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// `embedded`, `auto`, or a folder with the dataset; default: what the configuration says
+    #[arg(long, value_name = "SOURCE")]
+    data: Option<String>,
+    /// Where to write; default: runs/<name of the configuration>
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+    /// Delete what an earlier run left in that folder instead of going on with it
+    #[arg(long)]
+    fresh: bool,
+}
+
+/// Runs `slimtau run` with a committed configuration.
+pub fn run(args: &Args) -> Result<()> {
+    let default = if args.quick { "configs/quick.toml" } else { "configs/reproduce.toml" };
+    let config = args.config.clone().unwrap_or_else(|| root().join(default));
+    let mut command = Command::new(build_slimtau()?);
+    command.arg("run").arg("--config").arg(config);
+    if let Some(data) = &args.data {
+        command.arg("--data").arg(data);
+    }
+    if let Some(out) = &args.out {
+        command.arg("--out").arg(out);
+    }
+    if args.fresh {
+        command.arg("--fresh");
+    }
+    cargo::run(command)
+}
+
