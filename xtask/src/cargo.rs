@@ -49,6 +49,7 @@ pub fn run(mut command: Command) -> Result<()> {
 /// Builds the `slimtau` program in release mode and returns its path.
 pub fn build_slimtau() -> Result<PathBuf> {
     run(cargo(&["build", "--release", "--package", "slimtau-driver"]))?;
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), Into::into);
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), Into::into);
     Ok(target.join("release").join(format!("slimtau{}", std::env::consts::EXE_SUFFIX)))
 }

@@ -42,4 +42,3 @@ pub fn run(args: &Args) -> Result<()> {
     }
     cargo::run(command)
 }
-

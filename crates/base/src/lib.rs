@@ -15,5 +15,5 @@ mod streams;
 mod tensors;
 
 pub use files::{FileError, read_bytes, read_text, write_atomic};
-pub use streams::{Stream, stream};
+pub use streams::{Stream, fill_normal, stream};
 pub use tensors::{NamedTensor, TensorFile};

@@ -1,1 +1,23 @@
-//! Subnet samplers: uniform, CCFS-M, CCFS-F and the authors' width sum.
+//! Subnet samplers: which K subnets a training step trains.
+//!
+//! A [`Sampler`] is a pure function of its settings and the step's number: a resumed run needs no
+//! sampler state to draw what an uninterrupted one would have drawn.
+//!
+//! ```
+//! use slimtau_ccfs::{Sampler, SamplerKind};
+//! use slimtau_space::SearchSpace;
+//!
+//! let space = SearchSpace::preset("cvpr2022")?;
+//! let sampler = Sampler::new(&space, SamplerKind::CcfsF, 400, 4, 7);
+//! let subnets = sampler.draw(0); // the 4 of 400 uniform draws with the largest Phi_F
+//! assert_eq!(subnets.len(), 4);
+//! assert_eq!(subnets, sampler.draw(0));
+//! # Ok::<(), slimtau_space::SpaceError>(())
+//! ```
+#![deny(missing_docs)]
+
+mod kind;
+mod sampler;
+
+pub use kind::SamplerKind;
+pub use sampler::Sampler;

@@ -54,7 +54,7 @@ pub use loader::{Batch, BatchStream, LastBatch, Loader, LoaderConfig, Order};
 pub use normalization::Normalization;
 pub use pipeline::{Pipeline, Scratch};
 pub use transform::{
-    ColourJitter, CropBox, CropFlip, EvalCrop, MocoViews, Pixels, ResizedCropFlip, adjust_brightness,
-    adjust_contrast, adjust_hue, adjust_saturation, flip_horizontal, gaussian_blur,
-    greyscale, random_crop_box, resize,
+    ColourJitter, CropBox, CropFlip, EvalCrop, MocoViews, Pixels, ResizedCropFlip,
+    adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation, flip_horizontal,
+    gaussian_blur, greyscale, random_crop_box, resize,
 };

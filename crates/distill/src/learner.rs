@@ -135,9 +135,8 @@ impl Learner {
         grad_logits.resize(logits.len(), 0.0);
         let (label, teacher) = (config.label_weight, config.teacher_weight);
         let label_loss = cross_entropy(classes, logits, Target::Hard(labels), label, grad_logits);
-        let teacher_loss = soft_labels.map_or(0.0, |p| {
-            cross_entropy(classes, logits, Target::Soft(p), teacher, grad_logits)
-        });
+        let teacher_loss = soft_labels
+            .map_or(0.0, |p| cross_entropy(classes, logits, Target::Soft(p), teacher, grad_logits));
         let top1 = top1_share(classes, logits, labels);
         session.backward(plan, params, images, grad_logits, grads);
         let loss = f64::from(label) * label_loss + f64::from(teacher) * teacher_loss;
@@ -173,8 +172,9 @@ impl Learner {
 
 /// Share of rows whose label has the highest logit; of equal logits the first counts.
 fn top1_share(classes: usize, logits: &[f32], labels: &[u32]) -> f64 {
-    let hits = logits.chunks_exact(classes).zip(labels).filter(|(row, label)| {
-        slimtau_supernet::argmax(row) == **label as usize
-    });
+    let hits = logits
+        .chunks_exact(classes)
+        .zip(labels)
+        .filter(|(row, label)| slimtau_supernet::argmax(row) == **label as usize);
     hits.count() as f64 / labels.len() as f64
 }

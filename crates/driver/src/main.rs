@@ -1,2 +1,6 @@
 //! The `slimtau` command.
+
+#[allow(dead_code)]
+mod report;
+
 fn main() {}

@@ -43,13 +43,7 @@ impl LinearShape {
 ///
 /// # Panics
 /// When a length is wrong, a dimension zero, or `inputs > full_inputs`.
-pub fn linear_forward(
-    shape: &LinearShape,
-    x: &[f32],
-    weight: &[f32],
-    bias: &[f32],
-    y: &mut [f32],
-) {
+pub fn linear_forward(shape: &LinearShape, x: &[f32], weight: &[f32], bias: &[f32], y: &mut [f32]) {
     shape.check(x, weight, y);
     let LinearShape { inputs, outputs, full_inputs, .. } = *shape;
     assert_eq!(bias.len(), outputs, "length of the bias");

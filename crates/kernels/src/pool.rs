@@ -158,8 +158,7 @@ pub fn max_pool_backward(shape: &PoolShape, argmax: &[u8], grad_y: &[f32], grad_
                     for ix in 0..shape.width {
                         let grad_x = &mut grad_x[ix * channels..(ix + 1) * channels];
                         for (ox, kx) in windows_over(ix, shape.out_width()) {
-                            let pixel =
-                                (image * shape.out_height() + oy) * shape.out_width() + ox;
+                            let pixel = (image * shape.out_height() + oy) * shape.out_width() + ox;
                             let out = pixel * channels..(pixel + 1) * channels;
                             let position = (3 * ky + kx) as u8;
                             let (argmax, grad_y) = (&argmax[out.clone()], &grad_y[out]);

@@ -153,15 +153,7 @@ impl Neck {
         relu_backward(&m.activated, grad_activated, &mut m.grad_hidden);
         let (gw1, gb1) = head.split_at_mut(self.weight1().len());
         let w1 = &params[self.weight1()];
-        linear_backward(
-            &first,
-            features,
-            w1,
-            &m.grad_hidden,
-            Some(&mut m.grad_features),
-            gw1,
-            gb1,
-        );
+        linear_backward(&first, features, w1, &m.grad_hidden, Some(&mut m.grad_features), gw1, gb1);
         &m.grad_features
     }
 }

@@ -1,7 +1,6 @@
 //! The ring of past keys that serve as negatives.
 
-use rand::RngExt;
-use slimtau_base::stream;
+use slimtau_base::{fill_normal, stream};
 
 /// `len` L2-normalised keys of length `dim`; new ones replace the oldest.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,15 +20,8 @@ impl KeyQueue {
         let mut rng = stream(seed, "init.queue", 0);
         let mut keys = vec![0.0f32; len * dim];
         for key in keys.chunks_exact_mut(dim) {
-            // Uniform on the sphere: normal draws, normalised (Box and Muller).
-            for pair in key.chunks_mut(2) {
-                let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt();
-                let angle = std::f64::consts::TAU * rng.random::<f64>();
-                pair[0] = (radius * angle.cos()) as f32;
-                if let Some(second) = pair.get_mut(1) {
-                    *second = (radius * angle.sin()) as f32;
-                }
-            }
+            // Normal draws, normalised: uniform on the sphere.
+            fill_normal(&mut rng, 1.0, key);
             let norm = key.iter().map(|v| v * v).sum::<f32>().sqrt().max(1e-12);
             key.iter_mut().for_each(|v| *v /= norm);
         }
@@ -45,10 +37,7 @@ impl KeyQueue {
             return Err(format!("a queue of {} values is not keys of length {dim}", keys.len()));
         }
         if position >= keys.len() / dim {
-            return Err(format!(
-                "queue position {position} is outside 0..{}",
-                keys.len() / dim
-            ));
+            return Err(format!("queue position {position} is outside 0..{}", keys.len() / dim));
         }
         Ok(Self { dim, keys, position })
     }

@@ -1,5 +1,6 @@
 //! Score files on disk: the competition's real one where it is at hand, and what is written reads back.
 
+use proptest::prelude::*;
 use slimtau_ranking::{
     Bootstrap, Score, Scores, bootstrap, correlations, match_scores, write_competition_json,
     write_csv,
@@ -58,6 +59,28 @@ fn written_files_read_back_in_order() {
         serde_json::from_str(&fs::read_to_string(folder.path().join("s.json")).unwrap()).unwrap();
     assert_eq!(json["arch2"], serde_json::json!({"acc": 72.0, "arch": "121"}));
     assert_eq!(json.as_object().unwrap().len(), 4);
+}
+
+proptest! {
+    // Every case syncs two files to the disk.
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn any_accuracy_survives_both_formats_to_the_last_bit(
+        accuracies in prop::collection::vec(prop::num::f64::NORMAL | prop::num::f64::SUBNORMAL, 1..20),
+    ) {
+        let folder = tempfile::tempdir().unwrap();
+        let (json, csv) = (folder.path().join("s.json"), folder.path().join("s.csv"));
+        let codes = (100..).map(|code: u32| code.to_string());
+        let scores: Vec<Score> =
+            codes.zip(accuracies).map(|(code, accuracy)| Score { code, accuracy }).collect();
+        write_competition_json(&json, &scores).unwrap();
+        write_csv(&csv, &scores).unwrap();
+        for path in [json, csv] {
+            let read = Scores::read(&path).unwrap();
+            prop_assert_eq!(read.entries(), &scores);
+        }
+    }
 }
 
 #[test]

@@ -23,7 +23,9 @@ pub enum SpaceError {
         problem: String,
     },
     /// A code has another number of digits.
-    #[error("code `{code}` has {found} digits; this space's codes have {short}, or {long} with the image size first")]
+    #[error(
+        "code `{code}` has {found} digits; this space's codes have {short}, or {long} with the image size first"
+    )]
     Length {
         /// The code.
         code: String,

@@ -16,25 +16,26 @@ impl SearchSpace {
     /// [`SpaceError::Unknown`] for any other name.
     pub fn preset(name: &str) -> Result<Self, SpaceError> {
         let depths = [(2, 5), (2, 5), (2, 8), (2, 5)];
-        let make = |image_size, channels, classes, stem: Stem, widths: [usize; 4], codes: [usize; 4]| {
-            let stages = (0..4).map(|i| Stage {
-                width: widths[i],
-                depth: depths[i],
-                stride: if i == 0 { 1 } else { 2 },
-                codes: codes[i],
-            });
-            Self {
-                name: name.to_owned(),
-                image_size,
-                channels,
-                classes,
-                ratios: RATIOS.to_vec(),
-                divisor: 8,
-                block: Block::Basic,
-                stem,
-                stages: stages.collect(),
-            }
-        };
+        let make =
+            |image_size, channels, classes, stem: Stem, widths: [usize; 4], codes: [usize; 4]| {
+                let stages = (0..4).map(|i| Stage {
+                    width: widths[i],
+                    depth: depths[i],
+                    stride: if i == 0 { 1 } else { 2 },
+                    codes: codes[i],
+                });
+                Self {
+                    name: name.to_owned(),
+                    image_size,
+                    channels,
+                    classes,
+                    ratios: RATIOS.to_vec(),
+                    divisor: 8,
+                    block: Block::Basic,
+                    stem,
+                    stages: stages.collect(),
+                }
+            };
         let small = |width| Stem { width, kernel: 3, stride: 1, max_pool: false, codes: 7 };
         match name {
             "cvpr2022" => {
@@ -107,10 +108,7 @@ impl SearchSpace {
             return Some(("ratios", format!("ratio {r} is not in (0, 1]")));
         }
         if let Some(w) = self.ratios.windows(2).find(|w| w[0] <= w[1]) {
-            return Some((
-                "ratios",
-                format!("ratios must fall: {} is followed by {}", w[0], w[1]),
-            ));
+            return Some(("ratios", format!("ratios must fall: {} is followed by {}", w[0], w[1])));
         }
         if self.stem.kernel.is_multiple_of(2) || self.stem.kernel > 15 {
             let k = self.stem.kernel;

@@ -82,9 +82,10 @@ pub struct Network {
 impl Network {
     /// Every convolution with its stage (0 = stem, then stages from 1), in order of execution.
     pub fn convs(&self) -> impl Iterator<Item = (usize, &ConvLayer)> {
-        let blocks = self.blocks.iter().flat_map(|b| {
-            b.convs.iter().chain(&b.projection).map(move |conv| (b.stage + 1, conv))
-        });
+        let blocks = self
+            .blocks
+            .iter()
+            .flat_map(|b| b.convs.iter().chain(&b.projection).map(move |conv| (b.stage + 1, conv)));
         std::iter::once((0, &self.stem)).chain(blocks)
     }
 
@@ -156,8 +157,8 @@ impl SearchSpace {
                     }
                 };
                 let shared = b == 0 && self.projects(s);
-                let projection = (shared || width != out)
-                    .then(|| ConvLayer::new(width, out, 1, stride, size));
+                let projection =
+                    (shared || width != out).then(|| ConvLayer::new(width, out, 1, stride, size));
                 size = convs[convs.len() - 1].out_size;
                 width = out;
                 blocks.push(BlockLayers { stage: s, index_in_stage: b, convs, projection });

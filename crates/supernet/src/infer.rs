@@ -1,9 +1,9 @@
 //! Eval-mode logits: batch norm folded into the convolutions, four buffers for any depth.
 
+use crate::SupernetError;
 use crate::plan::{Plan, PlannedConv};
 use crate::session::{linear_shape, pool_shape};
 use crate::tape::Buffer;
-use crate::SupernetError;
 use slimtau_kernels::Scratch;
 use slimtau_kernels::conv::{Epilogue, conv_forward};
 use slimtau_kernels::linear::linear_forward;

@@ -4,13 +4,9 @@ use crate::plan::{Plan, PlannedConv};
 use crate::tape::{Buffer, ConvTape, Tape};
 use crate::{SupernetError, infer};
 use slimtau_kernels::Scratch;
-use slimtau_kernels::conv::{
-    Epilogue, conv_backward_input, conv_backward_weight, conv_forward,
-};
+use slimtau_kernels::conv::{Epilogue, conv_backward_input, conv_backward_weight, conv_forward};
 use slimtau_kernels::linear::{LinearShape, linear_backward, linear_forward};
-use slimtau_kernels::norm::{
-    Norm, batch_statistics, norm_backward, norm_forward, update_running,
-};
+use slimtau_kernels::norm::{Norm, batch_statistics, norm_backward, norm_forward, update_running};
 use slimtau_kernels::pool::{
     PoolShape, average_pool_backward, average_pool_forward, max_pool_backward, max_pool_forward,
 };
@@ -102,7 +98,9 @@ impl Session {
         tape.reserve(plan, batch);
         let Tape { stem, stem_out, pooled, argmax, blocks, features, .. } = tape;
 
-        conv_norm(&plan.stem, params, &mut norms, images, None, true, stem, stem_out, scratch, batch);
+        conv_norm(
+            &plan.stem, params, &mut norms, images, None, true, stem, stem_out, scratch, batch,
+        );
         if plan.max_pool() {
             let shape = pool_shape(plan, batch);
             let argmax = &mut argmax[..shape.output_len()];
@@ -115,7 +113,9 @@ impl Session {
                 Some(conv) => {
                     shortcut.reserve(conv.shape(batch).output_len());
                     let (x, t) = (input.get(), &mut tape.projection);
-                    conv_norm(conv, params, &mut norms, x, None, false, t, shortcut, scratch, batch);
+                    conv_norm(
+                        conv, params, &mut norms, x, None, false, t, shortcut, scratch, batch,
+                    );
                     &*shortcut
                 }
             };
@@ -196,7 +196,8 @@ impl Session {
         assert_eq!(grad_features.len(), batch * plan.features(), "gradient of the features");
         assert_eq!(grads.len(), params.len(), "gradients and parameters");
         let Self { tape, scratch, grad, grad_inner, grad_shortcut, batch_statistics, .. } = self;
-        let mut ctx = Backward { params, grads, scratch, batch, batch_statistics: *batch_statistics };
+        let mut ctx =
+            Backward { params, grads, scratch, batch, batch_statistics: *batch_statistics };
 
         let pixels = plan.last_pixels();
         grad.reserve(batch * pixels * plan.features());
@@ -324,12 +325,7 @@ fn conv_norm(
     norm_forward(&norm(conv, params, tape, relu), tape.output.get(), residual, out.get_mut());
 }
 
-fn norm<'a>(
-    conv: &PlannedConv,
-    params: &'a [f32],
-    tape: &'a ConvTape,
-    relu: bool,
-) -> Norm<'a> {
+fn norm<'a>(conv: &PlannedConv, params: &'a [f32], tape: &'a ConvTape, relu: bool) -> Norm<'a> {
     Norm {
         channels: conv.out_channels,
         mean: tape.mean.get(),

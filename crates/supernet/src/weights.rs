@@ -3,7 +3,7 @@
 use crate::layout::{ConvSlot, Layout};
 use crate::plan::{Plan, PlannedConv};
 use rand::RngExt;
-use slimtau_base::{Stream, stream};
+use slimtau_base::{fill_normal, stream};
 
 /// The values that a [`Layout`] describes.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,8 +50,7 @@ impl Weights {
         {
             to.copy_from_slice(&from[..inputs]);
         }
-        out.params[standalone.fc_bias.clone()]
-            .copy_from_slice(&self.params[plan.fc_bias.clone()]);
+        out.params[standalone.fc_bias.clone()].copy_from_slice(&self.params[plan.fc_bias.clone()]);
         out
     }
 
@@ -78,17 +77,4 @@ impl Weights {
 pub(crate) fn conv_slots(layout: &Layout) -> impl Iterator<Item = &ConvSlot> {
     let blocks = layout.blocks.iter().flat_map(|b| b.convs.iter().chain(&b.projection));
     std::iter::once(&layout.stem).chain(blocks)
-}
-
-/// Normal draws by Box and Muller's transform: specified, so a seed means the same everywhere.
-fn fill_normal(rng: &mut Stream, std: f64, out: &mut [f32]) {
-    for pair in out.chunks_mut(2) {
-        // 1 - u is in (0, 1], whose logarithm is finite.
-        let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt() * std;
-        let angle = std::f64::consts::TAU * rng.random::<f64>();
-        pair[0] = (radius * angle.cos()) as f32;
-        if let Some(second) = pair.get_mut(1) {
-            *second = (radius * angle.sin()) as f32;
-        }
-    }
 }

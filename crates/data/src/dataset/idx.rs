@@ -137,10 +137,12 @@ fn parse<const D: usize>(path: &Path, bytes: &[u8]) -> Result<([usize; D], Vec<u
     let mut header = Vec::new();
     reader.by_ref().take(n_header as u64).read_to_end(&mut header).map_err(unreadable)?;
     if header.len() < n_header {
-        return Err(bad(format!("{} bytes, shorter than its {n_header}-byte header", header.len())));
+        return Err(bad(format!(
+            "{} bytes, shorter than its {n_header}-byte header",
+            header.len()
+        )));
     }
-    let mut fields =
-        header.chunks_exact(4).map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]));
+    let mut fields = header.chunks_exact(4).map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]));
     let magic = fields.next().expect("the header holds 1 + D fields");
     let expected_magic = 0x0800 + D as u32;
     if magic != expected_magic {
@@ -161,7 +163,9 @@ fn parse<const D: usize>(path: &Path, bytes: &[u8]) -> Result<([usize; D], Vec<u
     reader.by_ref().take(n_values).read_to_end(&mut values).map_err(unreadable)?;
     if (values.len() as u64) < n_values {
         let n = values.len();
-        return Err(bad(format!("truncated: {n} bytes of values, its header announces {n_values}")));
+        return Err(bad(format!(
+            "truncated: {n} bytes of values, its header announces {n_values}"
+        )));
     }
     // Reading on to the end also lets the decoder verify the gzip checksum.
     let excess = std::io::copy(&mut reader, &mut std::io::sink()).map_err(unreadable)?;
@@ -228,21 +232,13 @@ mod tests {
     fn each_wrong_field_is_named() {
         let (images, labels) = (good_images(), good_labels());
         check_error(&[], &labels, "dir/images: 0 bytes, shorter than its 16-byte header");
-        check_error(
-            &images[..9],
-            &labels,
-            "dir/images: 9 bytes, shorter than its 16-byte header",
-        );
+        check_error(&images[..9], &labels, "dir/images: 9 bytes, shorter than its 16-byte header");
         check_error(
             &labels,
             &labels,
             "dir/images: 15 bytes, shorter than its 16-byte header", // labels given for images
         );
-        check_error(
-            &images,
-            &images,
-            "dir/labels: magic number 0x00000803, expected 0x00000801",
-        );
+        check_error(&images, &images, "dir/labels: magic number 0x00000803, expected 0x00000801");
         check_error(
             &idx(0xd03, &[3, 2, 2], &[0; 48]), // f32 values
             &labels,
@@ -284,11 +280,7 @@ mod tests {
     #[test]
     fn damaged_gzip_streams_are_found() {
         let packed = gzip(&good_images());
-        check_error(
-            &packed[..packed.len() - 9],
-            &good_labels(),
-            "dir/images: damaged gzip stream",
-        );
+        check_error(&packed[..packed.len() - 9], &good_labels(), "dir/images: damaged gzip stream");
         let mut flipped = packed.clone();
         let checksum = flipped.len() - 8;
         flipped[checksum] ^= 1;
@@ -299,9 +291,9 @@ mod tests {
     fn a_missing_file_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let error = find(folder.path(), "train-images-idx3-ubyte").unwrap_err().to_string();
-        assert!(error.ends_with(
-            "holds neither train-images-idx3-ubyte nor train-images-idx3-ubyte.gz"
-        ));
+        assert!(
+            error.ends_with("holds neither train-images-idx3-ubyte nor train-images-idx3-ubyte.gz")
+        );
         let error = IdxDataset::open("x", &folder.path().join("no"), Path::new("l"), None);
         assert!(error.unwrap_err().to_string().contains("no"));
     }

@@ -60,9 +60,11 @@ impl Pairs {
         }
         let members = by_class(&*items);
         if let Some(class) = members.iter().position(Vec::is_empty) {
-            return Err(DataError::setting("images of a class to pair", 0, format!(
-                "at least 1 of class {class}"
-            )));
+            return Err(DataError::setting(
+                "images of a class to pair",
+                0,
+                format!("at least 1 of class {class}"),
+            ));
         }
         let n = members.len() as u32;
         let pairs = (0..n).flat_map(|a| (a..n).map(move |b| (a, b))).collect();

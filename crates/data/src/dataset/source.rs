@@ -92,7 +92,8 @@ pub fn open(source: &Source) -> Result<Data, DataError> {
         Source::FashionMnist(folder) => {
             let train = idx_part(folder, "train", "Fashion-MNIST training set", Some(10))?;
             let validation = idx_part(folder, "t10k", "Fashion-MNIST test set", Some(10))?;
-            for (prefix, set, expected) in [("train", &train, 60_000), ("t10k", &validation, 10_000)]
+            for (prefix, set, expected) in
+                [("train", &train, 60_000), ("t10k", &validation, 10_000)]
             {
                 if (set.len(), set.size()) != (expected, 28) {
                     let (n, side) = (set.len(), set.size());

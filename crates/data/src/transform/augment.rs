@@ -45,12 +45,8 @@ impl EvalCrop {
             return;
         }
         let side = self.crop_fraction * pixels.height.min(pixels.width) as f32;
-        let centred = |n: usize| Axis {
-            from: 0,
-            to: n,
-            start: (n as f32 - side) / 2.0,
-            extent: side,
-        };
+        let centred =
+            |n: usize| Axis { from: 0, to: n, start: (n as f32 - side) / 2.0, extent: side };
         resample(pixels, centred(pixels.height), centred(pixels.width), size, scratch, out);
     }
 }
@@ -234,11 +230,7 @@ pub(super) fn check_probability(setting: &'static str, value: f32) -> Result<(),
     Err(DataError::setting(setting, value, "a probability, 0 to 1"))
 }
 
-fn check_range(
-    setting: &'static str,
-    range: (f32, f32),
-    at_most: f32,
-) -> Result<(), DataError> {
+fn check_range(setting: &'static str, range: (f32, f32), at_most: f32) -> Result<(), DataError> {
     if range.0 > 0.0 && range.0 <= range.1 && range.1 <= at_most {
         return Ok(());
     }

@@ -242,10 +242,14 @@ mod tests {
         // Twice as large: centres at a quarter and three quarters, clamped at the border.
         check_line(&[0, 100], 4, &[0.0, 25.0, 75.0, 100.0]);
         // Half as large: triangle of half-width 2 around 1 and 3: weights 1/4 3/4 3/4 1/4.
-        check_line(&[0, 40, 80, 120], 2, &[
-            (0.75 * 40.0 + 0.25 * 80.0) / 1.75,
-            (0.25 * 40.0 + 0.75 * 80.0 + 0.75 * 120.0) / 1.75,
-        ]);
+        check_line(
+            &[0, 40, 80, 120],
+            2,
+            &[
+                (0.75 * 40.0 + 0.25 * 80.0) / 1.75,
+                (0.25 * 40.0 + 0.75 * 80.0 + 0.75 * 120.0) / 1.75,
+            ],
+        );
         check_line(&[7; 50], 3, &[7.0; 3]);
     }
 

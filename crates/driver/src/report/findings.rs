@@ -55,7 +55,8 @@ fn ranks(method: &Ranking) -> String {
          Kendall tau of {tau}."
     );
     if method.intervals.kendall_tau.is_some_and(|interval| interval.contains(0.0)) {
-        text += " The interval contains 0: these architectures do not show that it ranks them at all.";
+        text +=
+            " The interval contains 0: these architectures do not show that it ranks them at all.";
     }
     text
 }

@@ -101,17 +101,16 @@ fn axes<'a, 'b>(
     Ok(chart)
 }
 
-/// Ticks with as many decimals as the range needs.
+/// Ticks with as many decimals as about six steps over the range need.
 fn tick_format(range: &Range<f64>) -> impl Fn(&f64) -> String + use<> {
-    let span = range.end - range.start;
-    let decimals = if span > 0.0 { (1.0 - span.log10().floor()).clamp(0.0, 7.0) } else { 1.0 };
-    let decimals = decimals as usize - usize::from(decimals >= 1.0 && span >= 2.0 * 10_f64.powf(1.0 - decimals));
-    let tiny = span > 0.0 && range.end.abs().max(range.start.abs()) < 1e-2;
-    move |v| match (tiny, *v) {
-        (_, v) if v.abs() < 1e-12 => "0".to_owned(),
-        (true, v) => format!("{v:.1e}"),
-        (false, v) if v.abs() >= 1e4 => format!("{:.0}k", v / 1e3),
-        (false, v) => format!("{v:.decimals$}"),
+    let step = (range.end - range.start) / 6.0;
+    let decimals = (-step.log10().floor()).clamp(0.0, 9.0) as usize;
+    let largest = range.end.abs().max(range.start.abs());
+    move |&v| match v {
+        v if v.abs() < step * 1e-6 => "0".to_owned(),
+        v if largest < 1e-2 => format!("{v:.1e}"),
+        v if largest >= 1e4 => format!("{}k", v / 1e3),
+        v => format!("{v:.decimals$}"),
     }
 }
 
@@ -130,19 +129,143 @@ impl DepthGroup {
     }
 }
 
-/// At most four groups of about equally many architectures, shallow first; equal depths stay together.
+/// At most four groups, shallow first: one for each depth, or else about equally many architectures
+/// in each; equal depths stay together.
 pub(super) fn depth_groups(subnets: &[Subnet]) -> Vec<DepthGroup> {
     let mut depths: Vec<usize> = subnets.iter().map(|s| s.depth).collect();
     depths.sort_unstable();
-    let n_groups = N_DEPTHS.min(depths.len());
+    let mut distinct = depths.clone();
+    distinct.dedup();
     let mut groups: Vec<DepthGroup> = Vec::new();
-    for (i, &depth) in depths.iter().enumerate() {
-        let wanted = i * n_groups / depths.len() + 1;
+    let mut last = None;
+    for (i, &depth) in distinct.iter().enumerate() {
+        let n_shallower = depths.partition_point(|&d| d < depth);
+        let few = distinct.len() <= N_DEPTHS;
+        let quantile = if few { i } else { n_shallower * N_DEPTHS / depths.len() };
         match groups.last_mut() {
-            Some(last) if depth == last.high => {}
-            Some(last) if groups_full(wanted, last, depth) => last.high = depth,
+            Some(group) if last == Some(quantile) => group.high = depth,
             _ => groups.push(DepthGroup { low: depth, high: depth }),
         }
+        last = Some(quantile);
     }
     groups
+}
+
+/// Inherited accuracy under method `method_idx` against stand-alone accuracy, both in percent, points
+/// coloured by depth; bars span one standard deviation over stand-alone seeds either way.
+pub(super) fn scatter(report: &Report, method_idx: usize) -> anyhow::Result<String> {
+    let groups = depth_groups(&report.subnets);
+    let point = |subnet: &Subnet| -> Option<(f64, f64, f64, usize, String)> {
+        let x = *subnet.inherited.get(method_idx)?;
+        let y = subnet.stand_alone_mean()?;
+        let std = subnet.stand_alone_std().unwrap_or(0.0);
+        let group = groups.iter().position(|g| subnet.depth <= g.high)?;
+        let title = format!("{}: inherited {x:.2} %, stand-alone {y:.2} %", subnet.code);
+        Some((x, y, std, group, title))
+    };
+    let points: Vec<_> = report.subnets.iter().filter_map(point).collect();
+    let label = "scatter of inherited against stand-alone accuracy";
+    let drawn = svg((560, 440), "scatter", label, |area| {
+        let x = padded(points.iter().map(|p| p.0));
+        let y = padded(points.iter().flat_map(|p| [p.1 - p.2, p.1 + p.2]));
+        let names = ("inherited accuracy, %", "stand-alone accuracy, %");
+        let mut chart = axes(area, x, y, names, (7, 7))?;
+        let bars = points
+            .iter()
+            .filter(|p| p.2 > 0.0)
+            .map(|&(x, y, std, ..)| PathElement::new([(x, y - std), (x, y + std)], LINES.mix(0.3)));
+        chart.draw_series(bars).map_err(broken)?;
+        let circles = points.iter().map(|p| Circle::new((p.0, p.1), 5, depth_colour(p.3).filled()));
+        chart.draw_series(circles).map_err(broken)?;
+        Ok(())
+    })?;
+    Ok(with_titles(&drawn, points.iter().map(|p| p.4.as_str())))
+}
+
+/// Gives the circles of a chart, in drawing order, a title that browsers show on hover.
+fn with_titles<'a>(drawn: &str, mut titles: impl Iterator<Item = &'a str>) -> String {
+    let mut out = String::with_capacity(2 * drawn.len());
+    for line in drawn.split_inclusive('\n') {
+        let circle = line.trim_end().strip_prefix("<circle ").and_then(|c| c.strip_suffix("/>"));
+        match circle.and_then(|attributes| Some((attributes, titles.next()?))) {
+            Some((attributes, title)) => {
+                let title = super::html::escape(title);
+                out += &format!("<circle {attributes}><title>{title}</title></circle>\n");
+            }
+            None => out += line,
+        }
+    }
+    out
+}
+
+/// The loss, and under it the learning rate, of all curves of one stage against the step.
+pub(super) fn curves(stage: &str, curves: &[&Curve]) -> anyhow::Result<String> {
+    let losses: Vec<_> = curves.iter().map(|c| thinned(c, |p| p.loss)).collect();
+    let rates: Vec<_> = curves.iter().map(|c| thinned(c, |p| Some(p.learning_rate))).collect();
+    let last = curves.iter().filter_map(|c| c.points.last()).map(|p| p.step).max().unwrap_or(0);
+    let x = 0.0..last.max(1) as f64;
+    // Many curves are one cloud: a colour each would say nothing.
+    let colour =
+        |i: usize| if curves.len() > N_SERIES { series_colour(0) } else { series_colour(i) };
+    let opacity = if curves.len() > N_SERIES { 0.35 } else { 1.0 };
+    svg((560, 400), "curves", &format!("loss and learning rate of stage {stage}"), |area| {
+        let (above, below) = area.split_vertically(258);
+        for (area, lines, names, n_y) in
+            [(&above, &losses, ("", "loss"), 6), (&below, &rates, ("step", "learning rate"), 3)]
+        {
+            let y = padded(lines.iter().flatten().map(|p| p.1));
+            let mut chart = axes(area, x.clone(), y, names, (6, n_y))?;
+            for (i, line) in lines.iter().enumerate() {
+                let style = colour(i).mix(opacity).stroke_width(2);
+                chart.draw_series(LineSeries::new(line.iter().copied(), style)).map_err(broken)?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// The points of a curve, or the means of [`N_DRAWN`] consecutive shares of them; values that were not
+/// finite are left out.
+fn thinned(curve: &Curve, value: impl Fn(&super::CurvePoint) -> Option<f64>) -> Vec<(f64, f64)> {
+    let share = curve.points.len().div_ceil(N_DRAWN).max(1);
+    let mean = |points: &[super::CurvePoint]| {
+        let values = points.iter().filter_map(|p| Some((p.step as f64, value(p)?)));
+        let values: Vec<_> = values.filter(|(_, v)| v.is_finite()).collect();
+        let sums = values.iter().fold((0.0, 0.0), |(x, y), (a, b)| (x + a, y + b));
+        let n = values.len() as f64;
+        (n > 0.0).then_some((sums.0 / n, sums.1 / n))
+    };
+    curve.points.chunks(share).filter_map(mean).collect()
+}
+
+/// Kendall's tau and its interval on the axis -1 to 1, with ticks at -1, 0 and 1 and, dashed, the
+/// noise ceiling.
+pub(super) fn whisker(ranking: &Ranking, ceiling: Option<f64>) -> anyhow::Result<String> {
+    const SIZE: (u32, u32) = (200, 22);
+    let at = |value: f64| (8.0 + (value + 1.0) / 2.0 * (f64::from(SIZE.0) - 16.0)).round() as i32;
+    let label = format!("Kendall's tau of {} with its interval", ranking.name);
+    svg(SIZE, "whisker", &label, |area| {
+        let line = |from, to, style: ShapeStyle| {
+            area.draw(&PathElement::new([from, to], style)).map_err(broken)
+        };
+        line((at(-1.0), 11), (at(1.0), 11), LINES.mix(0.12).into())?;
+        for (value, reach) in [(-1.0, 4), (0.0, 9), (1.0, 4)] {
+            line((at(value), 11 - reach), (at(value), 11 + reach), LINES.mix(0.3).into())?;
+        }
+        if let Some(ceiling) = ceiling {
+            for y in [2, 8, 14] {
+                let style = series_colour(1).stroke_width(2);
+                line((at(ceiling), y), (at(ceiling), y + 4), style)?;
+            }
+        }
+        if let Some(interval) = ranking.intervals.kendall_tau {
+            let style = series_colour(0).stroke_width(3);
+            line((at(interval.low), 11), (at(interval.high), 11), style)?;
+        }
+        if let Some(tau) = ranking.correlations.kendall_tau {
+            let circle = Circle::new((at(tau), 11), 5, series_colour(0).filled());
+            area.draw(&circle).map_err(broken)?;
+        }
+        Ok(())
+    })
 }

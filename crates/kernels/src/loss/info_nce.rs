@@ -68,8 +68,8 @@ pub fn info_nce(
         let negative = parts().map(|p| f64::from(p.max)).fold(f64::NEG_INFINITY, f64::max);
         let max = positive.max(negative);
         let weight = |part: &Part<'_>| (f64::from(part.max) - max).exp();
-        let total = parts().map(|p| f64::from(p.sum) * weight(&p)).sum::<f64>()
-            + (positive - max).exp();
+        let total =
+            parts().map(|p| f64::from(p.sum) * weight(&p)).sum::<f64>() + (positive - max).exp();
         loss += total.ln() + (max - positive);
         hits += usize::from(positive >= negative);
         let pull = (step * ((positive - max).exp() / total - 1.0)) as f32;

@@ -1,9 +1,7 @@
 //! Slimmable convolution as a candle operation.
 
 use super::values::{Values, dense, floats, mismatch, nhwc};
-use crate::conv::{
-    ConvShape, Epilogue, conv_backward_input, conv_backward_weight, conv_forward,
-};
+use crate::conv::{ConvShape, Epilogue, conv_backward_input, conv_backward_weight, conv_forward};
 use crate::{Error, Scratch};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 

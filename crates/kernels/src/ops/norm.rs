@@ -23,12 +23,7 @@ pub struct BatchNorm {
 ///
 /// # Errors
 /// When a shape does not fit, `x` is empty, or a tensor is not f32 in main memory.
-pub fn slim_batch_norm(
-    x: &Tensor,
-    gamma: &Tensor,
-    beta: &Tensor,
-    relu: bool,
-) -> Result<BatchNorm> {
+pub fn slim_batch_norm(x: &Tensor, gamma: &Tensor, beta: &Tensor, relu: bool) -> Result<BatchNorm> {
     let channels = match x.dims().last() {
         Some(&channels) if x.elem_count() > 0 => channels,
         _ => return Err(mismatch(OP, "x as [.., C] with no dimension zero", x)),

@@ -1,0 +1,223 @@
+//! Batches as a pure function of (dataset, configuration, step).
+
+mod order;
+mod stream;
+
+pub use order::{LastBatch, Order};
+pub use stream::BatchStream;
+
+use crate::transform::{EvalCrop, Pixels};
+use crate::{DataError, Dataset, Normalization, Pipeline, Scratch};
+use order::Positions;
+use slimtau_base::stream;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// How a [`Loader`] makes batches.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoaderConfig {
+    /// What is made of each image.
+    pub pipeline: Pipeline,
+    /// Applied last.
+    pub normalization: Normalization,
+    /// Images per batch, at least 1. More than the dataset has is fine with [`LastBatch::Wrap`].
+    pub batch: usize,
+    /// Decides the order and every augmentation.
+    pub seed: u64,
+    /// Threads that [`Loader::stream`] prepares batches with; 0 prepares each in the caller's
+    /// thread when it is asked for. Never changes a batch.
+    pub workers: usize,
+    /// In which order an epoch visits the images.
+    pub order: Order,
+    /// What happens where an epoch ends within a batch.
+    pub last_batch: LastBatch,
+}
+
+impl LoaderConfig {
+    /// For training: shuffled, every batch full, one worker per core but at most 8.
+    pub fn train(
+        pipeline: Pipeline,
+        normalization: Normalization,
+        batch: usize,
+        seed: u64,
+    ) -> Self {
+        Self {
+            pipeline,
+            normalization,
+            batch,
+            seed,
+            workers: default_workers(),
+            order: Order::Shuffled,
+            last_batch: LastBatch::Wrap,
+        }
+    }
+
+    /// For evaluation: every image once, in order, without augmentation; the last batch may be
+    /// short. `loader.stream(0, loader.steps_per_epoch())` is then the whole set.
+    pub fn eval(normalization: Normalization, batch: usize) -> Self {
+        Self {
+            pipeline: Pipeline::Eval(EvalCrop::default()),
+            normalization,
+            batch,
+            seed: 0, // nothing is drawn
+            workers: default_workers(),
+            order: Order::Sequential,
+            last_batch: LastBatch::Short,
+        }
+    }
+}
+
+fn default_workers() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get().min(8))
+}
+
+/// Images and labels of one step.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Batch {
+    /// `shape` in row-major order, normalised.
+    pub images: Vec<f32>,
+    /// The second view of each image, of the same shape, with [`Pipeline::TwoViews`].
+    pub second: Option<Vec<f32>>,
+    /// The class of each image.
+    pub labels: Vec<u32>,
+    /// The index of each image in the dataset.
+    pub indices: Vec<u32>,
+    /// `[n, height, width, channels]` of `images`.
+    pub shape: [usize; 4],
+}
+
+/// Makes batches from a dataset. Clones are cheap and share buffers.
+#[derive(Clone)]
+pub struct Loader {
+    shared: Arc<Shared>,
+}
+
+/// What a loader's clones and threads share.
+struct Shared {
+    dataset: Arc<dyn Dataset>,
+    config: LoaderConfig,
+    positions: Positions,
+    /// Batches handed back, whose buffers the next ones take.
+    spare: Mutex<Vec<Batch>>,
+}
+
+/// Buffers of one thread.
+#[derive(Default)]
+struct Buffers {
+    pixels: Vec<u8>,
+    scratch: Scratch,
+}
+
+impl Loader {
+    /// A loader over `dataset`.
+    ///
+    /// # Errors
+    /// When the dataset is empty or too large, a setting is out of range, the normalisation has
+    /// other channels than the dataset, or [`LastBatch::Drop`] would drop everything.
+    pub fn new(dataset: Arc<dyn Dataset>, config: LoaderConfig) -> Result<Self, DataError> {
+        config.pipeline.check()?;
+        let channels = dataset.channels();
+        if channels != 1 && channels != 3 {
+            return Err(DataError::setting("channels of the dataset", channels, "1 or 3"));
+        }
+        if dataset.size() == 0 {
+            return Err(DataError::setting("image size of the dataset", 0, "at least 1"));
+        }
+        config.normalization.check(channels)?;
+        let LoaderConfig { batch, seed, order, last_batch, .. } = config;
+        let positions = Positions::new(dataset.len(), batch, seed, order, last_batch)?;
+        let spare = Mutex::default();
+        Ok(Self { shared: Arc::new(Shared { dataset, config, positions, spare }) })
+    }
+
+    /// The dataset behind it.
+    pub fn dataset(&self) -> &Arc<dyn Dataset> {
+        &self.shared.dataset
+    }
+
+    /// How batches are made.
+    pub fn config(&self) -> &LoaderConfig {
+        &self.shared.config
+    }
+
+    /// Steps until every image (but those [`LastBatch::Drop`] drops) was seen once: the number of
+    /// whole batches with [`LastBatch::Drop`], otherwise rounded up.
+    pub fn steps_per_epoch(&self) -> u64 {
+        self.shared.positions.steps_per_epoch()
+    }
+
+    /// The batch of `step`, made in the caller's thread; no earlier batch is needed for it.
+    ///
+    /// # Errors
+    /// When an image cannot be read, or `step` lies beyond 64-bit positions.
+    pub fn batch(&self, step: u64) -> Result<Batch, DataError> {
+        let batch = self.shared.assemble(step, &mut Buffers::default(), || true)?;
+        Ok(batch.expect("assembling is only given up where told so"))
+    }
+
+    /// The batches of steps `from..to`, in order, prepared ahead by `workers` threads (each at most
+    /// two batches ahead). Equal to calling [`Loader::batch`] for each, whatever the number of
+    /// threads. Ends after the first error; dropping it stops and joins the threads.
+    pub fn stream(&self, from: u64, to: u64) -> BatchStream {
+        BatchStream::new(Arc::clone(&self.shared), from, to)
+    }
+
+    /// Hands a used batch back, so that a later one takes over its buffers.
+    pub fn recycle(&self, batch: Batch) {
+        let mut spare = self.shared.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        // More than the threads hold at once would never be taken.
+        if spare.len() < 2 * self.shared.config.workers.max(1) {
+            spare.push(batch);
+        }
+    }
+}
+
+impl Shared {
+    /// Makes the batch of `step`, or nothing once `go_on` says no.
+    fn assemble(
+        &self,
+        step: u64,
+        buffers: &mut Buffers,
+        go_on: impl Fn() -> bool,
+    ) -> Result<Option<Batch>, DataError> {
+        let Self { dataset, config, .. } = self;
+        let (size, channels) = (dataset.size(), dataset.channels());
+        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let Batch { mut images, second, mut labels, mut indices, .. } = spare.unwrap_or_default();
+        let draws = self.positions.of_step(step)?;
+        let n = draws.len();
+        let n_values = size * size * channels;
+        labels.clear();
+        indices.clear();
+        images.resize(n * n_values, 0.0);
+        let mut second = (config.pipeline.n_views() == 2).then(|| {
+            let mut second = second.unwrap_or_default();
+            second.resize(n * n_values, 0.0);
+            second
+        });
+        for (k, (epoch, index)) in draws.into_iter().enumerate() {
+            if !go_on() {
+                return Ok(None);
+            }
+            let i = index as usize;
+            let (height, width) = dataset.image(i, &mut buffers.pixels)?;
+            let pixels = Pixels { data: &buffers.pixels, height, width, channels };
+            // Unique to (epoch, image), so it matters neither in which batch an image comes nor
+            // which thread handles it. Wrapping could only repeat a stream after 2^64 images.
+            let number = epoch.wrapping_mul(dataset.len() as u64).wrapping_add(index.into());
+            let mut rng = stream(config.seed, "augment", number);
+            let mut view = |out: &mut [f32]| {
+                let scratch = &mut buffers.scratch;
+                config.pipeline.view(pixels, size, &config.normalization, &mut rng, scratch, out);
+            };
+            let range = k * n_values..(k + 1) * n_values;
+            view(&mut images[range.clone()]);
+            if let Some(second) = &mut second {
+                view(&mut second[range]);
+            }
+            labels.push(dataset.label(i));
+            indices.push(index);
+        }
+        let shape = [n, size, size, channels];
+        Ok(Some(Batch { images, second, labels, indices, shape }))
+    }
+}

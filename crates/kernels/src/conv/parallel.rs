@@ -1,0 +1,80 @@
+//! Spreading a fixed list of tasks over the ambient pool.
+//!
+//! Which thread takes which task is left to chance; what a task computes is not. Every partition
+//! of a sum depends on the shape alone, so that results are the same bits on any number of threads.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rayon::prelude::*;
+
+/// Working memory of each thread, in floats: a whole number of cache lines, and not a multiple of
+/// a page, so that two threads' buffers do not contend for the same cache sets.
+pub(super) fn lane_len(floats: usize) -> usize {
+    floats.next_multiple_of(1024) + 64
+}
+
+/// Runs `task(i, lane)` for every `i < tasks`. `lanes` is cut into pieces of `lane` floats; each
+/// thread keeps one for as long as there are tasks and takes the next task when it is free.
+pub(super) fn for_each_task(
+    tasks: usize,
+    lanes: &mut [f32],
+    lane: usize,
+    task: impl Fn(usize, &mut [f32]) + Sync,
+) {
+    let next = AtomicUsize::new(0);
+    lanes
+        .par_chunks_exact_mut(lane)
+        .with_max_len(1)
+        .take(tasks)
+        .for_each(|lane| {
+            loop {
+                // Tasks hand nothing to each other, and the pool's join orders the phases.
+                let i = next.fetch_add(1, Ordering::Relaxed);
+                if i >= tasks {
+                    break;
+                }
+                task(i, lane);
+            }
+        });
+}
+
+/// Part `i` of `parts` of `0..len`, as even as `step` allows.
+pub(super) fn part(len: usize, step: usize, parts: usize, i: usize) -> Range<usize> {
+    let steps = len.div_ceil(step);
+    let at = |i: usize| (steps * i / parts * step).min(len);
+    at(i)..at(i + 1)
+}
+
+/// A slice that several tasks write at once, in places that do not overlap.
+#[derive(Clone, Copy)]
+pub(super) struct SharedMut<'a> {
+    start: *mut f32,
+    len: usize,
+    slice: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: it is a `&mut [f32]` that is lent to several threads; each place where one is written
+// argues that no other thread touches it.
+unsafe impl Send for SharedMut<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for SharedMut<'_> {}
+
+impl<'a> SharedMut<'a> {
+    pub(super) fn new(slice: &'a mut [f32]) -> Self {
+        Self {
+            start: slice.as_mut_ptr(),
+            len: slice.len(),
+            slice: PhantomData,
+        }
+    }
+
+    /// The address of element `i`. Going through it is the caller's responsibility.
+    #[inline(always)]
+    pub(super) fn at(self, i: usize) -> *mut f32 {
+        debug_assert!(i <= self.len);
+        // In bounds or one past the end, as every caller's indices are.
+        self.start.wrapping_add(i)
+    }
+}

@@ -1,0 +1,147 @@
+//! `U = G g G^T`: filters to the points of the Winograd domain, straight from the shared weight.
+
+use std::ops::Range;
+
+use super::points::{POINTS, filter};
+use crate::conv::simd::{Job, LANES, Simd, Vector};
+
+/// Where a product's filters come from.
+#[derive(Clone, Copy)]
+pub(super) struct Filters {
+    /// `[3][3][full_in][full_out]`.
+    pub weight: *const f32,
+    pub full_in: usize,
+    pub full_out: usize,
+    /// Depth of the product: input channels, or for the data gradient output channels.
+    pub depth: usize,
+    /// Columns of the product: output channels, or for the data gradient input channels.
+    pub columns: usize,
+    /// For the data gradient: taps in reverse, and input and output channels exchanged.
+    pub transposed: bool,
+}
+
+// SAFETY: the pointer comes from a shared slice that outlives the call, and is only read.
+unsafe impl Send for Filters {}
+// SAFETY: as above.
+unsafe impl Sync for Filters {}
+
+/// Transforms the filters of some depths (a multiple of [`LANES`] at the start, padded to one at the
+/// end) and one panel.
+///
+/// `U[point][k][column]` goes to `to + point * point_stride + (k - depths.start) * width + column`,
+/// zeros where `k` or the column is padding.
+#[derive(Clone)]
+pub(super) struct FilterPanel {
+    pub filters: Filters,
+    pub depths: Range<usize>,
+    pub first_column: usize,
+    pub units: usize,
+    pub to: *mut f32,
+    pub point_stride: usize,
+}
+
+impl Job for FilterPanel {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        // SAFETY: passed on from the caller.
+        unsafe {
+            if self.filters.transposed {
+                self.transposed::<S>();
+            } else {
+                self.straight::<S>();
+            }
+        }
+    }
+}
+
+impl FilterPanel {
+    #[inline(always)]
+    unsafe fn straight<S: Simd>(&self) {
+        let f = self.filters;
+        let width = self.units * LANES;
+        let tap = f.full_in * f.full_out;
+        for k in self.depths.clone() {
+            let to = self.to.wrapping_add((k - self.depths.start) * width);
+            let left = if k < f.depth {
+                width.min(f.columns - self.first_column)
+            } else {
+                0
+            };
+            let from = f
+                .weight
+                .wrapping_add(k * f.full_out + self.first_column);
+            let mut c = 0;
+            // SAFETY: columns up to `left` are active in the weight; past it nothing is read, and
+            // zeros are written up to the panel's width.
+            unsafe {
+                while c + S::Wide::LANES <= left {
+                    let taps = std::array::from_fn(|t| S::Wide::load(from.wrapping_add(t * tap + c)));
+                    filter_points(taps, to.wrapping_add(c), self.point_stride);
+                    c += S::Wide::LANES;
+                }
+                while c < width {
+                    let n = LANES.min(left.saturating_sub(c));
+                    let taps = std::array::from_fn(|t| {
+                        S::Narrow::load_partial(from.wrapping_add(t * tap + c), n)
+                    });
+                    filter_points(taps, to.wrapping_add(c), self.point_stride);
+                    c += LANES;
+                }
+            }
+        }
+    }
+
+    /// In blocks of 8 output channels (contiguous in memory, the depth here) by 8 input channels
+    /// (the columns here), which are transposed in registers.
+    #[inline(always)]
+    unsafe fn transposed<S: Simd>(&self) {
+        let f = self.filters;
+        let width = self.units * LANES;
+        let tap = f.full_in * f.full_out;
+        for k in self.depths.clone().step_by(LANES) {
+            let n = LANES.min(f.depth.saturating_sub(k));
+            for c in (0..width).step_by(LANES) {
+                let first = self.first_column + c;
+                let rows = LANES.min(f.columns.saturating_sub(first));
+                // SAFETY: rows past the active input channels are not read, nor columns past the
+                // active output channels.
+                unsafe {
+                    let zero = S::Narrow::splat(0.0);
+                    let mut block = [[zero; LANES]; 9];
+                    for (t, block) in block.iter_mut().enumerate() {
+                        let from = f.weight.wrapping_add((8 - t) * tap + first * f.full_out + k);
+                        let mut lines = [zero; LANES];
+                        if n == LANES && rows == LANES {
+                            for (i, line) in lines.iter_mut().enumerate() {
+                                *line = S::Narrow::load(from.wrapping_add(i * f.full_out));
+                            }
+                        } else {
+                            for (i, line) in lines.iter_mut().enumerate().take(rows) {
+                                *line = S::Narrow::load_partial(from.wrapping_add(i * f.full_out), n);
+                            }
+                        }
+                        *block = S::transpose(lines);
+                    }
+                    for i in 0..LANES {
+                        let taps = std::array::from_fn(|t| block[t][i]);
+                        let to = self.to.wrapping_add((k - self.depths.start + i) * width + c);
+                        filter_points(taps, to, self.point_stride);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn filter_points<V: Vector>(taps: [V; 9], to: *mut f32, point_stride: usize) {
+    let columns: [[V; POINTS]; 3] =
+        std::array::from_fn(|j| filter([taps[j], taps[3 + j], taps[6 + j]]));
+    for i in 0..POINTS {
+        let points = filter([columns[0][i], columns[1][i], columns[2][i]]);
+        for (j, point) in points.into_iter().enumerate() {
+            // SAFETY: passed on to the caller.
+            unsafe { point.store(to.wrapping_add((i * POINTS + j) * point_stride)) };
+        }
+    }
+}

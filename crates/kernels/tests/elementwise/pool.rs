@@ -1,0 +1,118 @@
+//! Max pool and average pool.
+
+use crate::{assert_close, noise, poisoned, reference, wide};
+use proptest::prelude::*;
+use slimtau_kernels::pool::{
+    PoolShape, average_pool_backward, average_pool_forward, max_pool_backward, max_pool_forward,
+};
+
+/// Values and positions by the definition: the last NaN if there is one, else the first maximum.
+fn plain(shape: &PoolShape, x: &[f32]) -> (Vec<f32>, Vec<u8>) {
+    let windows = reference::pool_windows(shape.height, shape.width);
+    let (mut y, mut argmax) = (Vec::new(), Vec::new());
+    for image in x.chunks(shape.height * shape.width * shape.channels) {
+        for window in &windows {
+            for c in 0..shape.channels {
+                let value = |pixel: usize| image[pixel * shape.channels + c];
+                let nan = window.iter().rev().find(|(_, pixel)| value(*pixel).is_nan());
+                let best = nan.copied().unwrap_or_else(|| {
+                    let max = window.iter().map(|w| value(w.1)).fold(f32::NEG_INFINITY, f32::max);
+                    *window.iter().find(|w| value(w.1) == max).unwrap()
+                });
+                y.push(value(best.1));
+                argmax.push(best.0);
+            }
+        }
+    }
+    (y, argmax)
+}
+
+fn check(shape: &PoolShape, x: &[f32]) {
+    let bits = |y: &[f32]| y.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+    let (want, want_argmax) = plain(shape, x);
+    let (mut y, mut argmax) = (vec![7e30; shape.output_len()], vec![99; shape.output_len()]);
+    max_pool_forward(shape, x, &mut y, Some(&mut argmax));
+    assert_eq!(bits(&y), bits(&want));
+    assert_eq!(argmax, want_argmax);
+    let mut without = vec![7e30; shape.output_len()];
+    max_pool_forward(shape, x, &mut without, None);
+    assert_eq!(bits(&without), bits(&want));
+
+    let grad_y = noise(3, y.len());
+    let mut want = vec![0.0; x.len()];
+    let windows = reference::pool_windows(shape.height, shape.width);
+    for (i, g) in grad_y.iter().enumerate() {
+        let (pixel, c) = (i / shape.channels, i % shape.channels);
+        let (image, window) = (pixel / windows.len(), &windows[pixel % windows.len()]);
+        let (_, at) = window.iter().find(|(position, _)| *position == argmax[i]).unwrap();
+        want[(image * shape.height * shape.width + at) * shape.channels + c] += f64::from(*g);
+    }
+    let mut grad_x = poisoned(x.len());
+    max_pool_backward(shape, &argmax, &grad_y, &mut grad_x);
+    assert_close("grad_x", &grad_x, &want, 1e-6);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn max_pool_follows_the_definition(
+        batch in 1usize..3,
+        height in 1usize..12,
+        width in 1usize..12,
+        channels in 1usize..40,
+        coarse: bool,
+        seed in 0u64..1 << 40,
+    ) {
+        let shape = PoolShape { batch, height, width, channels };
+        let mut x = noise(seed, shape.input_len());
+        if coarse {
+            // Many ties, infinities and NaN.
+            for v in &mut x {
+                *v = match (*v * 8.0).round() as i32 {
+                    -8 => f32::NEG_INFINITY,
+                    8 => f32::INFINITY,
+                    7 => f32::NAN,
+                    n => (n / 3) as f32,
+                };
+            }
+        }
+        check(&shape, &x);
+    }
+
+    #[test]
+    fn average_pool_follows_the_definition(
+        batch in 1usize..5,
+        pixels in 1usize..60,
+        channels in prop_oneof![1usize..70, prop::sample::select(vec![511, 512, 513, 1030])],
+        seed in 0u64..1 << 40,
+    ) {
+        let x = noise(seed, batch * pixels * channels);
+        let mut y = poisoned(batch * channels);
+        average_pool_forward(batch, pixels, channels, &x, &mut y);
+        let want: Vec<f64> = wide(&x)
+            .chunks(pixels * channels)
+            .flat_map(|image| reference::batch_statistics(channels, image).mean)
+            .collect();
+        assert_close("y", &y, &want, 1e-6);
+        let grad_y = noise(seed + 1, y.len());
+        let mut grad_x = poisoned(x.len());
+        average_pool_backward(batch, pixels, channels, &grad_y, &mut grad_x);
+        let want: Vec<f64> = (0..x.len())
+            .map(|i| {
+                let (image, c) = (i / (pixels * channels), i % channels);
+                f64::from(grad_y[image * channels + c]) / pixels as f64
+            })
+            .collect();
+        assert_close("grad_x", &grad_x, &want, 1e-6);
+    }
+}
+
+#[test]
+fn output_sizes_are_pytorchs() {
+    // (size + 2 * padding - kernel) / stride + 1
+    for size in 1..30 {
+        let shape = PoolShape { batch: 1, height: size, width: size + 1, channels: 1 };
+        assert_eq!(shape.out_height(), (size + 2 - 3) / 2 + 1);
+        assert_eq!(shape.out_width(), (size + 1 + 2 - 3) / 2 + 1);
+    }
+}
