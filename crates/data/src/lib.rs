@@ -58,3 +58,8 @@ pub use transform::{
     adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation, flip_horizontal,
     gaussian_blur, greyscale, random_crop_box, resize,
 };
+
+/// Runs the README's example.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

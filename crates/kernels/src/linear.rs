@@ -1,5 +1,6 @@
 //! The dense layer of the classifier and of the contrastive head, over the leading input columns of
-//! a shared weight; and the safe matrix product that it and InfoNCE are made of.
+//! a shared weight; and the safe matrix product that it and InfoNCE are made of. The product packs
+//! its operands in a buffer of its own, a few hundred KiB at most: the one allocation left here.
 
 use crate::tile::{FLUSH, TILE, Tiling, flush, vectorised};
 use rayon::prelude::*;

@@ -30,6 +30,15 @@ impl Scratch {
         unsafe { std::slice::from_raw_parts_mut(start, len) }
     }
 
+    /// `shared` floats for all threads and `lane` floats for each thread of the ambient pool, of
+    /// unspecified contents.
+    pub(crate) fn split(&mut self, shared: usize, lane: usize) -> (&mut [f32], &mut [f32]) {
+        let shared = shared.next_multiple_of(16);
+        let lanes = rayon::current_num_threads() * lane;
+        let (all, lanes) = self.floats(shared + lanes).split_at_mut(shared);
+        (all, lanes)
+    }
+
     /// Bytes held.
     pub fn bytes(&self) -> usize {
         self.lines.capacity() * size_of::<Line>()

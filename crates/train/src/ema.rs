@@ -2,7 +2,8 @@
 
 use rayon::prelude::*;
 
-/// average = decay average + (1 - decay) current: an EMA of weights, or MoCo's key encoder.
+/// average = decay average + (1 - decay) current: an EMA of weights, or MoCo's key encoder (He et
+/// al., 2020, equation 2).
 ///
 /// # Panics
 /// When the buffers differ in length.

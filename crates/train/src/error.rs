@@ -23,9 +23,22 @@ pub enum TrainError {
         /// Stage and configuration of this run.
         expected: String,
     },
+    /// A checkpoint has made more steps than the stage has.
+    #[error(
+        "{}: it stands at step {found} of a stage of {total}; use another output folder, or remove this one to start anew",
+        path.display()
+    )]
+    TooFar {
+        /// The checkpoint.
+        path: PathBuf,
+        /// Steps that the checkpoint has made.
+        found: u64,
+        /// Steps of the stage.
+        total: u64,
+    },
     /// A loss became NaN or infinite.
     #[error(
-        "stage {stage}, step {step}: the loss is {loss}; lower the learning rate or lengthen the warm-up (the last checkpoint is kept)"
+        "stage {stage}, step {step}: the loss is {loss}; start the stage anew with a lower learning rate, a longer warm-up or clipped gradients (the checkpoint before it is kept)"
     )]
     NotFinite {
         /// The stage.

@@ -23,14 +23,21 @@
 mod checkpoint;
 mod ema;
 mod error;
+mod gradients;
 mod log;
 mod schedule;
 mod sgd;
 mod stage;
 
+/// The README's example, run as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 pub use checkpoint::{Checkpoint, clean_temporaries};
 pub use ema::ema_update;
 pub use error::TrainError;
+pub use gradients::{clip_global_norm, reduce_mean};
 pub use log::{LogLine, RunLog, read_log};
 pub use schedule::{Schedule, ScheduleKind};
 pub use sgd::Sgd;

@@ -236,7 +236,7 @@ mod tests {
         check_error(
             &labels,
             &labels,
-            "dir/images: 15 bytes, shorter than its 16-byte header", // labels given for images
+            "dir/images: 11 bytes, shorter than its 16-byte header", // labels given for images
         );
         check_error(&images, &images, "dir/labels: magic number 0x00000803, expected 0x00000801");
         check_error(

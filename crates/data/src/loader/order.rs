@@ -173,7 +173,7 @@ mod tests {
         let images: Vec<u32> = positions.of_step(3).unwrap().iter().map(|d| d.1).collect();
         assert_eq!(images, PINNED);
     }
-    const PINNED: [u32; 10] = [0; 10];
+    const PINNED: [u32; 10] = [4, 2, 8, 1, 6, 0, 5, 9, 3, 7];
 
     proptest! {
         #[test]

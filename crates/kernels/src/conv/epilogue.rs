@@ -46,12 +46,7 @@ impl From<Epilogue<'_>> for Finish {
     fn from(epilogue: Epilogue<'_>) -> Self {
         match epilogue {
             Epilogue::None => Self::Store,
-            Epilogue::Affine {
-                scale,
-                shift,
-                residual,
-                relu,
-            } => Self::Affine {
+            Epilogue::Affine { scale, shift, residual, relu } => Self::Affine {
                 scale: scale.as_ptr(),
                 shift: shift.as_ptr(),
                 residual: residual.map_or(std::ptr::null(), <[f32]>::as_ptr),
@@ -92,16 +87,9 @@ impl Finish {
                     store(value.add(load(to)), to);
                 }
             }
-            Finish::Affine {
-                scale,
-                shift,
-                residual,
-                relu,
-            } => {
-                let (scale, shift) = (
-                    load(scale.wrapping_add(channel)),
-                    load(shift.wrapping_add(channel)),
-                );
+            Finish::Affine { scale, shift, residual, relu } => {
+                let (scale, shift) =
+                    (load(scale.wrapping_add(channel)), load(shift.wrapping_add(channel)));
                 // SAFETY: `values` prove the instruction set.
                 let zero = unsafe { V::splat(0.0) };
                 for (j, value) in values.into_iter().enumerate() {

@@ -2,29 +2,21 @@
 //! of a shared weight.
 
 mod plain;
+pub mod reference;
 mod shape;
 
 pub use shape::ConvShape;
 
-use crate::Scratch;
+mod epilogue;
+mod parallel;
+mod product;
+mod simd;
+mod winograd;
 
-/// What happens to each output value before it is stored.
-#[derive(Clone, Copy, Debug)]
-pub enum Epilogue<'a> {
-    /// The convolution as it is.
-    None,
-    /// `y = conv * scale[c] + shift[c] + residual`, then `max(y, 0)` with `relu`: a folded batch norm.
-    Affine {
-        /// `[out_channels]` factors.
-        scale: &'a [f32],
-        /// `[out_channels]` terms.
-        shift: &'a [f32],
-        /// An activation of the output's shape.
-        residual: Option<&'a [f32]>,
-        /// Whether negative results become zero.
-        relu: bool,
-    },
-}
+pub use epilogue::Epilogue;
+pub use simd::Isa;
+
+use crate::Scratch;
 
 /// `output = epilogue(input * weight)`; every element of `output` is written.
 ///
@@ -46,8 +38,16 @@ pub fn conv_forward(
             assert_eq!(residual.len(), output.len(), "length of the residual");
         }
     }
-    let _ = scratch;
-    plain::forward(shape, input, weight, output, epilogue);
+    if output.is_empty() {
+        return;
+    }
+    let isa = Isa::best();
+    if shape.kernel == 3 && shape.stride == 1 {
+        let filters = filters(shape, weight, false);
+        winograd::correlate(isa, map(shape), input, filters, output, epilogue.into(), scratch);
+    } else {
+        plain::forward(shape, input, weight, output, epilogue);
+    }
 }
 
 /// The gradient of the input; it overwrites `grad_input`, or adds to it with `accumulate`.
@@ -63,7 +63,16 @@ pub fn conv_backward_input(
     scratch: &mut Scratch,
 ) {
     shape.check(grad_input.len(), weight.len(), grad_output.len());
-    let _ = scratch;
+    if grad_input.is_empty() {
+        return;
+    }
+    let isa = Isa::best();
+    if shape.kernel == 3 && shape.stride == 1 {
+        let finish = if accumulate { epilogue::Finish::Add } else { epilogue::Finish::Store };
+        let filters = filters(shape, weight, true);
+        winograd::correlate(isa, map(shape), grad_output, filters, grad_input, finish, scratch);
+        return;
+    }
     plain::backward_input(shape, grad_output, weight, grad_input, accumulate);
 }
 
@@ -79,6 +88,33 @@ pub fn conv_backward_weight(
     scratch: &mut Scratch,
 ) {
     shape.check(input.len(), grad_weight.len(), grad_output.len());
-    let _ = scratch;
+    if input.is_empty() || grad_output.is_empty() {
+        return;
+    }
+    let isa = Isa::best();
+    if shape.kernel == 3 && shape.stride == 1 {
+        winograd::weight_gradient(isa, shape, input, grad_output, grad_weight, scratch);
+        return;
+    }
     plain::backward_weight(shape, input, grad_output, grad_weight);
+}
+
+fn map(shape: &ConvShape) -> winograd::Map {
+    winograd::Map { batch: shape.batch, height: shape.height, width: shape.width }
+}
+
+fn filters(shape: &ConvShape, weight: &[f32], transposed: bool) -> winograd::Filters {
+    let (depth, columns) = if transposed {
+        (shape.out_channels, shape.in_channels)
+    } else {
+        (shape.in_channels, shape.out_channels)
+    };
+    winograd::Filters {
+        weight: weight.as_ptr(),
+        full_in: shape.full_in,
+        full_out: shape.full_out,
+        depth,
+        columns,
+        transposed,
+    }
 }

@@ -24,20 +24,16 @@ pub(super) fn for_each_task(
     task: impl Fn(usize, &mut [f32]) + Sync,
 ) {
     let next = AtomicUsize::new(0);
-    lanes
-        .par_chunks_exact_mut(lane)
-        .with_max_len(1)
-        .take(tasks)
-        .for_each(|lane| {
-            loop {
-                // Tasks hand nothing to each other, and the pool's join orders the phases.
-                let i = next.fetch_add(1, Ordering::Relaxed);
-                if i >= tasks {
-                    break;
-                }
-                task(i, lane);
+    lanes.par_chunks_exact_mut(lane).with_max_len(1).take(tasks).for_each(|lane| {
+        loop {
+            // Tasks hand nothing to each other, and the pool's join orders the phases.
+            let i = next.fetch_add(1, Ordering::Relaxed);
+            if i >= tasks {
+                break;
             }
-        });
+            task(i, lane);
+        }
+    });
 }
 
 /// Part `i` of `parts` of `0..len`, as even as `step` allows.
@@ -63,11 +59,7 @@ unsafe impl Sync for SharedMut<'_> {}
 
 impl<'a> SharedMut<'a> {
     pub(super) fn new(slice: &'a mut [f32]) -> Self {
-        Self {
-            start: slice.as_mut_ptr(),
-            len: slice.len(),
-            slice: PhantomData,
-        }
+        Self { start: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }
     }
 
     /// The address of element `i`. Going through it is the caller's responsibility.

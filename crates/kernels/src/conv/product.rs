@@ -19,11 +19,7 @@ impl Panels {
     pub(super) fn new(channels: usize, base: usize, joined: usize) -> Self {
         let units = channels.div_ceil(LANES);
         let whole = units / base;
-        let count = if whole > 0 && units % base <= joined {
-            whole
-        } else {
-            units.div_ceil(base)
-        };
+        let count = if whole > 0 && units % base <= joined { whole } else { units.div_ceil(base) };
         Self { units, base, count }
     }
 
@@ -40,11 +36,7 @@ impl Panels {
     #[inline(always)]
     pub(super) fn get(self, i: usize) -> (usize, usize) {
         let start = i * self.base;
-        let units = if i + 1 == self.count {
-            self.units - start
-        } else {
-            self.base
-        };
+        let units = if i + 1 == self.count { self.units - start } else { self.base };
         (start * LANES, units)
     }
 
@@ -109,16 +101,7 @@ pub(super) unsafe fn tile<S: Simd, const ROWS: usize, const WIDE: usize, const N
     blocks: usize,
     product: &Product,
 ) {
-    let Product {
-        k,
-        mut a,
-        row,
-        step,
-        b,
-        mut c,
-        stride,
-        accumulate,
-    } = *product;
+    let Product { k, mut a, row, step, b, mut c, stride, accumulate } = *product;
     let width = WIDE * S::Wide::LANES + NARROW * LANES;
     let wide = |j: usize| j * S::Wide::LANES;
     let narrow = |j: usize| WIDE * S::Wide::LANES + j * LANES;

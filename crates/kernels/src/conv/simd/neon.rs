@@ -87,22 +87,12 @@ impl Vector for Pair {
     #[inline(always)]
     fn mul_add(self, factor: Self, term: Self) -> Self {
         // SAFETY: the value proves NEON.
-        unsafe {
-            Self(
-                vfmaq_f32(term.0, self.0, factor.0),
-                vfmaq_f32(term.1, self.1, factor.1),
-            )
-        }
+        unsafe { Self(vfmaq_f32(term.0, self.0, factor.0), vfmaq_f32(term.1, self.1, factor.1)) }
     }
     #[inline(always)]
     fn neg_mul_add(self, factor: Self, term: Self) -> Self {
         // SAFETY: the value proves NEON.
-        unsafe {
-            Self(
-                vfmsq_f32(term.0, self.0, factor.0),
-                vfmsq_f32(term.1, self.1, factor.1),
-            )
-        }
+        unsafe { Self(vfmsq_f32(term.0, self.0, factor.0), vfmsq_f32(term.1, self.1, factor.1)) }
     }
 }
 

@@ -7,7 +7,7 @@ use crate::conv::simd::{Job, LANES, Simd, Vector};
 
 /// Where a product's filters come from.
 #[derive(Clone, Copy)]
-pub(super) struct Filters {
+pub(in crate::conv) struct Filters {
     /// `[3][3][full_in][full_out]`.
     pub weight: *const f32,
     pub full_in: usize,
@@ -62,20 +62,15 @@ impl FilterPanel {
         let tap = f.full_in * f.full_out;
         for k in self.depths.clone() {
             let to = self.to.wrapping_add((k - self.depths.start) * width);
-            let left = if k < f.depth {
-                width.min(f.columns - self.first_column)
-            } else {
-                0
-            };
-            let from = f
-                .weight
-                .wrapping_add(k * f.full_out + self.first_column);
+            let left = if k < f.depth { width.min(f.columns - self.first_column) } else { 0 };
+            let from = f.weight.wrapping_add(k * f.full_out + self.first_column);
             let mut c = 0;
             // SAFETY: columns up to `left` are active in the weight; past it nothing is read, and
             // zeros are written up to the panel's width.
             unsafe {
                 while c + S::Wide::LANES <= left {
-                    let taps = std::array::from_fn(|t| S::Wide::load(from.wrapping_add(t * tap + c)));
+                    let taps =
+                        std::array::from_fn(|t| S::Wide::load(from.wrapping_add(t * tap + c)));
                     filter_points(taps, to.wrapping_add(c), self.point_stride);
                     c += S::Wide::LANES;
                 }
@@ -117,7 +112,8 @@ impl FilterPanel {
                             }
                         } else {
                             for (i, line) in lines.iter_mut().enumerate().take(rows) {
-                                *line = S::Narrow::load_partial(from.wrapping_add(i * f.full_out), n);
+                                *line =
+                                    S::Narrow::load_partial(from.wrapping_add(i * f.full_out), n);
                             }
                         }
                         *block = S::transpose(lines);

@@ -15,11 +15,7 @@ pub(super) struct Axis {
 impl Axis {
     pub(super) fn new(size: usize) -> Self {
         let count = size.div_ceil(TILE);
-        Self {
-            size,
-            count,
-            last: size - (count - 1) * TILE,
-        }
+        Self { size, count, last: size - (count - 1) * TILE }
     }
 
     /// Products in one dimension: what the tiles of a line need together.
@@ -138,16 +134,7 @@ impl Block {
                     for column in columns.clone() {
                         if range.contains(&t) {
                             let (y, x) = (row * TILE, column * TILE);
-                            f(
-                                t,
-                                Tile {
-                                    image,
-                                    y,
-                                    x,
-                                    height,
-                                    width,
-                                },
-                            );
+                            f(t, Tile { image, y, x, height, width });
                         }
                         t += 1;
                     }
@@ -182,13 +169,7 @@ impl Grid {
         };
         // Even blocks: 10 images in blocks of up to 4 are 4 + 3 + 3.
         let images = batch.div_ceil(batch.div_ceil(images));
-        Self {
-            rows,
-            columns,
-            batch,
-            images,
-            cuts,
-        }
+        Self { rows, columns, batch, images, cuts }
     }
 
     pub(super) fn blocks(&self) -> usize {

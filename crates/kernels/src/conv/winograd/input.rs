@@ -60,10 +60,7 @@ impl InputTiles<'_> {
         let line = self.width * self.pixel;
         let pixel = (tile.image * self.height + tile.y) * self.width + tile.x;
         let window = Window {
-            start: self
-                .from
-                .wrapping_add(pixel * self.pixel)
-                .wrapping_sub(line + self.pixel),
+            start: self.from.wrapping_add(pixel * self.pixel).wrapping_sub(line + self.pixel),
             line,
             pixel: self.pixel,
             top: tile.y == 0,
@@ -80,12 +77,17 @@ impl InputTiles<'_> {
                 }
             };
         }
-        sizes!((4, 4) (4, 3) (4, 2) (4, 1) (3, 4) (3, 3) (3, 2) (3, 1)
-               (2, 4) (2, 3) (2, 2) (2, 1) (1, 4) (1, 3) (1, 2) (1, 1));
+        sizes!((4, 4)(4, 3)(4, 2)(4, 1)(3, 4)(3, 3)(3, 2)(3, 1)(2, 4)(2, 3)(2, 2)(2, 1)(1, 4)(
+            1, 3
+        )(1, 2)(1, 1));
     }
 
     #[inline(always)]
-    unsafe fn channels<S: Simd, const H: usize, const W: usize>(&self, window: Window, to: *mut f32) {
+    unsafe fn channels<S: Simd, const H: usize, const W: usize>(
+        &self,
+        window: Window,
+        to: *mut f32,
+    ) {
         let Range { start, end } = self.channels;
         let mut c = start;
         // SAFETY: channels `c..c + LANES` of each, or as many as there are, are within the pixel;
@@ -93,13 +95,25 @@ impl InputTiles<'_> {
         unsafe {
             while c + S::Wide::LANES <= end {
                 let load = |p| S::Wide::load(p);
-                window_points::<_, H, W>(window, c, load, to.wrapping_add(c - start), self.point_stride);
+                window_points::<_, H, W>(
+                    window,
+                    c,
+                    load,
+                    to.wrapping_add(c - start),
+                    self.point_stride,
+                );
                 c += S::Wide::LANES;
             }
             while c < end {
                 let n = LANES.min(end - c);
                 let load = |p| S::Narrow::load_partial(p, n);
-                window_points::<_, H, W>(window, c, load, to.wrapping_add(c - start), self.point_stride);
+                window_points::<_, H, W>(
+                    window,
+                    c,
+                    load,
+                    to.wrapping_add(c - start),
+                    self.point_stride,
+                );
                 c += LANES;
             }
         }
@@ -120,11 +134,7 @@ unsafe fn window_points<V: Vector, const H: usize, const W: usize>(
     unsafe {
         let zero = V::splat(0.0);
         let start = window.start.wrapping_add(channel);
-        let (top, top_step) = if window.top {
-            (ZEROS.as_ptr(), 0)
-        } else {
-            (start, window.pixel)
-        };
+        let (top, top_step) = if window.top { (ZEROS.as_ptr(), 0) } else { (start, window.pixel) };
         let (bottom, bottom_step) = if window.bottom {
             (ZEROS.as_ptr(), 0)
         } else {
@@ -193,8 +203,9 @@ impl Job for GradientTiles<'_> {
                     }
                 };
             }
-            sizes!((4, 4) (4, 3) (4, 2) (4, 1) (3, 4) (3, 3) (3, 2) (3, 1)
-                   (2, 4) (2, 3) (2, 2) (2, 1) (1, 4) (1, 3) (1, 2) (1, 1));
+            sizes!((4, 4)(4, 3)(4, 2)(4, 1)(3, 4)(3, 3)(3, 2)(3, 1)(2, 4)(2, 3)(2, 2)(2, 1)(1, 4)(
+                1, 3
+            )(1, 2)(1, 1));
         });
     }
 }
@@ -215,8 +226,12 @@ impl GradientTiles<'_> {
                 while c + S::Wide::LANES <= width && first + c + S::Wide::LANES <= self.channels {
                     let load = |p| S::Wide::load(p);
                     gradient_points::<_, H, W>(
-                        from.wrapping_add(first + c), line, self.channels, load,
-                        to.wrapping_add(c), self.point_stride,
+                        from.wrapping_add(first + c),
+                        line,
+                        self.channels,
+                        load,
+                        to.wrapping_add(c),
+                        self.point_stride,
                     );
                     c += S::Wide::LANES;
                 }
@@ -224,8 +239,12 @@ impl GradientTiles<'_> {
                     let n = LANES.min(self.channels.saturating_sub(first + c));
                     let load = |p| S::Narrow::load_partial(p, n);
                     gradient_points::<_, H, W>(
-                        from.wrapping_add(first + c), line, self.channels, load,
-                        to.wrapping_add(c), self.point_stride,
+                        from.wrapping_add(first + c),
+                        line,
+                        self.channels,
+                        load,
+                        to.wrapping_add(c),
+                        self.point_stride,
                     );
                     c += LANES;
                 }

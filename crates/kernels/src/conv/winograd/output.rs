@@ -42,8 +42,9 @@ impl Job for OutputTiles<'_> {
                     }
                 };
             }
-            sizes!((4, 4) (4, 3) (4, 2) (4, 1) (3, 4) (3, 3) (3, 2) (3, 1)
-                   (2, 4) (2, 3) (2, 2) (2, 1) (1, 4) (1, 3) (1, 2) (1, 1));
+            sizes!((4, 4)(4, 3)(4, 2)(4, 1)(3, 4)(3, 3)(3, 2)(3, 1)(2, 4)(2, 3)(2, 2)(2, 1)(1, 4)(
+                1, 3
+            )(1, 2)(1, 1));
         });
     }
 }
@@ -59,13 +60,29 @@ impl OutputTiles<'_> {
                 // SAFETY: a whole vector of channels is left.
                 let load = |p| unsafe { S::Wide::load(p) };
                 let store = |v: S::Wide, p| unsafe { v.store(p) };
-                unsafe { self.vector::<S::Wide, H, W>(from.wrapping_add(c), at, self.first + c, load, store) }
+                unsafe {
+                    self.vector::<S::Wide, H, W>(
+                        from.wrapping_add(c),
+                        at,
+                        self.first + c,
+                        load,
+                        store,
+                    )
+                }
             },
             |c, n| {
                 // SAFETY: `n` channels are left; the products are padded to whole vectors.
                 let load = |p| unsafe { S::Narrow::load_partial(p, n) };
                 let store = |v: S::Narrow, p| unsafe { v.store_partial(p, n) };
-                unsafe { self.vector::<S::Narrow, H, W>(from.wrapping_add(c), at, self.first + c, load, store) }
+                unsafe {
+                    self.vector::<S::Narrow, H, W>(
+                        from.wrapping_add(c),
+                        at,
+                        self.first + c,
+                        load,
+                        store,
+                    )
+                }
             },
         );
     }
@@ -101,8 +118,7 @@ impl OutputTiles<'_> {
                 let y = output::<V, W>(*line);
                 let row: [V; W] = std::array::from_fn(|j| y[j]);
                 let at = at + i * self.width * self.pixel;
-                self.finish
-                    .pixels(row, self.to, at, self.pixel, channel, load, store);
+                self.finish.pixels(row, self.to, at, self.pixel, channel, load, store);
             }
         }
     }
@@ -142,13 +158,27 @@ impl Job for FilterGradient {
                     // SAFETY: a whole vector of columns is left.
                     let load = |p| unsafe { S::Wide::load(p) };
                     let store = |v: S::Wide, p| unsafe { v.store(p) };
-                    unsafe { self.vector::<S::Wide>(from.wrapping_add(c), to.wrapping_add(c), load, store) }
+                    unsafe {
+                        self.vector::<S::Wide>(
+                            from.wrapping_add(c),
+                            to.wrapping_add(c),
+                            load,
+                            store,
+                        )
+                    }
                 },
                 |c, n| {
                     // SAFETY: `n` columns are left; `dU` is padded to whole vectors.
                     let load = |p| unsafe { S::Narrow::load_partial(p, n) };
                     let store = |v: S::Narrow, p| unsafe { v.store_partial(p, n) };
-                    unsafe { self.vector::<S::Narrow>(from.wrapping_add(c), to.wrapping_add(c), load, store) }
+                    unsafe {
+                        self.vector::<S::Narrow>(
+                            from.wrapping_add(c),
+                            to.wrapping_add(c),
+                            load,
+                            store,
+                        )
+                    }
                 },
             );
         }

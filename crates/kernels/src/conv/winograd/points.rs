@@ -80,14 +80,9 @@ pub(super) fn input<V: Vector, const M: usize>(d: [V; POINTS]) -> [V; POINTS] {
             c(0.0),
             d[3].sub(d[1]),
         ],
-        _ => [
-            d[0].sub(d[1]).mul(c(4.0)),
-            d[1].mul(c(-6.0)),
-            c(0.0),
-            c(0.0),
-            c(0.0),
-            d[2].sub(d[1]),
-        ],
+        _ => {
+            [d[0].sub(d[1]).mul(c(4.0)), d[1].mul(c(-6.0)), c(0.0), c(0.0), c(0.0), d[2].sub(d[1])]
+        }
     }
 }
 
@@ -116,12 +111,7 @@ pub(super) fn output<V: Vector, const M: usize>(m: [V; POINTS]) -> [V; TILE] {
                 c(0.0),
             ]
         }
-        2 => [
-            m[0].add(m[1]).add(m[2]),
-            m[1].sub(m[2]).add(m[5]),
-            c(0.0),
-            c(0.0),
-        ],
+        2 => [m[0].add(m[1]).add(m[2]), m[1].sub(m[2]).add(m[5]), c(0.0), c(0.0)],
         _ => [m[0].add(m[1]).add(m[5]), c(0.0), c(0.0), c(0.0)],
     }
 }
@@ -148,23 +138,9 @@ pub(super) fn gradient<V: Vector, const M: usize>(y: [V; TILE]) -> [V; POINTS] {
         3 => {
             let even = y[0].add(y[2]);
             let far = y[1].mul_add(c(2.0), y[0]);
-            [
-                y[0],
-                even.add(y[1]),
-                even.sub(y[1]),
-                y[2].mul_add(c(4.0), far),
-                c(0.0),
-                y[2],
-            ]
+            [y[0], even.add(y[1]), even.sub(y[1]), y[2].mul_add(c(4.0), far), c(0.0), y[2]]
         }
-        2 => [
-            y[0],
-            y[0].add(y[1]),
-            y[0].sub(y[1]),
-            c(0.0),
-            c(0.0),
-            y[1],
-        ],
+        2 => [y[0], y[0].add(y[1]), y[0].sub(y[1]), c(0.0), c(0.0), y[1]],
         _ => [y[0], y[0], c(0.0), c(0.0), c(0.0), y[0]],
     }
 }

@@ -1,0 +1,78 @@
+//! Small result files of a run.
+
+use super::Run;
+use crate::commands::read_codes;
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+use slimtau_base::{FileError, read_text, stream, write_atomic};
+use slimtau_space::Arch;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+/// The subnets that the run ranks: the file's, or the largest, the smallest and uniform draws.
+pub fn subnets(run: &Run) -> Result<Vec<Arch>> {
+    let (space, config) = (&run.space, &run.config);
+    if let Some(path) = &config.subnets.codes {
+        let codes = read_codes(path, space)?;
+        for (_, arch) in &codes {
+            space.check_tied(arch)?;
+        }
+        return Ok(codes.into_iter().map(|(_, arch)| arch).collect());
+    }
+    let mut seen = BTreeSet::new();
+    let mut subnets: Vec<Arch> = [space.largest(), space.smallest()]
+        .into_iter()
+        .filter(|arch| seen.insert(arch.clone()))
+        .collect();
+    // Small spaces may not have so many; the bound on draws ends the search.
+    for draw in 0..100 * config.subnets.count as u64 {
+        if subnets.len() >= config.subnets.count {
+            break;
+        }
+        let mut rng = stream(config.seed, "subnets", draw);
+        let arch = space.sample_uniform(&mut rng, true);
+        if seen.insert(arch.clone()) {
+            subnets.push(arch);
+        }
+    }
+    Ok(subnets)
+}
+
+/// One stand-alone training.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StandaloneResult {
+    /// Short code.
+    pub code: String,
+    /// Which of the independent trainings.
+    pub replicate: u64,
+    /// Top-1 on the validation set after the last step, in percent.
+    pub accuracy: f64,
+    /// Wall-clock seconds.
+    pub seconds: f64,
+}
+
+/// Reads a JSON file of our own.
+pub fn read_json<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T> {
+    let text = read_text(path)?;
+    Ok(serde_json::from_str(&text).map_err(|e| FileError::contents(path, e.to_string()))?)
+}
+
+/// Writes a JSON file atomically.
+pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value)?;
+    Ok(write_atomic(path, |out| writeln!(out, "{text}"))?)
+}
+
+/// Seconds by stage, for stages without a log.
+pub fn read_seconds(run: &Run) -> Result<BTreeMap<String, f64>> {
+    let path = run.folder.join("seconds.json");
+    if path.is_file() { read_json(&path) } else { Ok(BTreeMap::new()) }
+}
+
+/// Adds a stage's seconds.
+pub fn save_seconds(run: &Run, stage: &str, seconds: f64) -> Result<()> {
+    let mut all = read_seconds(run)?;
+    all.insert(stage.to_owned(), seconds);
+    write_json(&run.folder.join("seconds.json"), &all)
+}

@@ -1,0 +1,223 @@
+//! Stages 0 to 2: teacher, MoCo, CCFS with distillation.
+
+use super::Run;
+use super::supervised::{Feed, Subnets, Supervised};
+use crate::config::{Optimizer, Data};
+use anyhow::{Context, Result};
+use slimtau_base::TensorFile;
+use slimtau_ccfs::{Sampler, SamplerKind};
+use slimtau_data::{CropFlip, Dataset, Loader, LoaderConfig, MocoViews, Normalization, Pipeline};
+use slimtau_distill::{Learner, LearnerConfig, Teacher};
+use slimtau_moco::{Moco, MocoConfig};
+use slimtau_supernet::{BnMode, Plan, Weights};
+use slimtau_train::{Outcome, Schedule, StepReport, TrainState};
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Threads that prepare batches: one keeps up, and the others are needed for training.
+const LOADER_WORKERS: usize = 1;
+
+/// The normalisation of a dataset: published constants where there are such, else measured.
+pub fn normalization(train: &dyn Dataset) -> Result<Normalization> {
+    match train.channels() {
+        1 if train.describe().contains("Fashion-MNIST") => Ok(Normalization::fashion_mnist()),
+        3 => Ok(Normalization::imagenet()),
+        _ => Ok(Normalization::measure(train, 10_000)?),
+    }
+}
+
+/// A training loader; `seed` decides order and augmentation.
+pub fn train_loader(
+    train: &Arc<dyn Dataset>,
+    data: &Data,
+    batch: usize,
+    seed: u64,
+) -> Result<Loader> {
+    let flip_probability = if data.flip { 0.5 } else { 0.0 };
+    let pipeline = Pipeline::CropFlip(CropFlip { padding: data.crop_padding, flip_probability });
+    let config = LoaderConfig::train(pipeline, normalization(&**train)?, batch, seed);
+    Ok(Loader::new(Arc::clone(train), LoaderConfig { workers: LOADER_WORKERS, ..config })?)
+}
+
+/// Settings of training with labels.
+pub fn learner_config(optimizer: &Optimizer, bn: BnMode, bn_momentum: f32) -> LearnerConfig {
+    LearnerConfig {
+        sgd: optimizer.sgd(),
+        bn,
+        bn_momentum,
+        label_weight: 1.0,
+        teacher_weight: 1.0,
+    }
+}
+
+/// Stage 0: the largest network with labels.
+pub fn teacher(run: &Run) -> Result<Outcome> {
+    let (config, layout) = (&run.config, &run.layout);
+    let path = run.weights_path("teacher");
+    if path.is_file() {
+        return Ok(Outcome::Finished);
+    }
+    if let Some(given) = &config.teacher.weights {
+        Weights::load(layout, given)?.save(layout, &path)?;
+        return Ok(Outcome::Finished);
+    }
+    let stage = &config.teacher;
+    let loader = train_loader(&run.data.train, &config.data, stage.batch, config.seed)?;
+    let settings = learner_config(&stage.optimizer, BnMode::Tracked, 0.1);
+    let plan = Plan::subnet(&run.space, layout, &run.space.largest())?;
+    let start = Weights::init(layout, config.seed);
+    let mut state = Supervised {
+        learner: Learner::new(settings.clone(), Arc::clone(layout), start),
+        config: settings,
+        feed: Feed::new(loader, stage.steps),
+        schedule: stage.optimizer.schedule(stage.steps),
+        subnets: Subnets::Fixed(Box::new(plan)),
+        teacher: None,
+    };
+    let outcome = run.train("teacher", stage.steps, &mut state)?;
+    if outcome == Outcome::Finished {
+        state.learner.weights().save(layout, &path)?;
+    }
+    Ok(outcome)
+}
+
+/// Stage 1: MoCo on the largest network, from the teacher's weights.
+pub fn moco(run: &Run) -> Result<Outcome> {
+    let (config, layout) = (&run.config, &run.layout);
+    let path = run.weights_path("moco");
+    let Some(stage) = &config.moco else { return Ok(Outcome::Finished) };
+    if path.is_file() {
+        return Ok(Outcome::Finished);
+    }
+    let views =
+        MocoViews { scale: (stage.min_scale, 1.0), ..MocoViews::default() };
+    let normalization = normalization(&*run.data.train)?;
+    let loader = LoaderConfig {
+        workers: LOADER_WORKERS,
+        ..LoaderConfig::train(Pipeline::TwoViews(views), normalization, stage.batch, config.seed)
+    };
+    let loader = Loader::new(Arc::clone(&run.data.train), loader)?;
+    let settings = MocoConfig {
+        queue: stage.queue,
+        dim: stage.dim,
+        key_momentum: stage.key_momentum,
+        key_updates: stage.key_updates,
+        key_groups: stage.key_groups,
+        bn: stage.bn.into(),
+        bn_momentum: stage.bn_momentum,
+        sgd: stage.optimizer.sgd(),
+        seed: config.seed,
+    };
+    let start = Weights::load(layout, &run.weights_path("teacher"))?;
+    let mut state = Contrastive {
+        moco: Moco::new(settings.clone(), Arc::clone(layout), start),
+        layout: Arc::clone(layout),
+        config: settings,
+        feed: Feed::new(loader, stage.steps),
+        schedule: stage.optimizer.schedule(stage.steps),
+        temperature: stage.temperature,
+        steps: stage.steps,
+        plan: Plan::subnet(&run.space, layout, &run.space.largest())?,
+    };
+    let outcome = run.train("moco", stage.steps, &mut state)?;
+    if outcome == Outcome::Finished {
+        state.moco.encoder().save(layout, &path)?;
+    }
+    Ok(outcome)
+}
+
+/// Stage 2: K subnets per batch with labels and the teacher.
+pub fn ccfs(run: &Run) -> Result<Outcome> {
+    let (config, layout) = (&run.config, &run.layout);
+    let path = run.weights_path("ccfs");
+    if path.is_file() {
+        return Ok(Outcome::Finished);
+    }
+    let stage = &config.ccfs;
+    let kind: SamplerKind =
+        stage.sampler.parse().map_err(anyhow::Error::msg).context("ccfs.sampler")?;
+    let teacher = Weights::load(layout, &run.weights_path("teacher"))?;
+    let start = match &config.moco {
+        Some(_) => Weights::load(layout, &run.weights_path("moco"))?,
+        None => teacher.clone(),
+    };
+    let largest = Plan::subnet(&run.space, layout, &run.space.largest())?;
+    // Another seed than stage 0's: the stages see the images in another order.
+    let loader = train_loader(&run.data.train, &config.data, stage.batch, config.seed + 1)?;
+    let settings = LearnerConfig {
+        label_weight: stage.label_weight,
+        teacher_weight: stage.teacher_weight,
+        ..learner_config(&stage.optimizer, stage.bn.into(), stage.bn_momentum)
+    };
+    let sampler = Sampler::new(&run.space, kind, stage.candidates, stage.keep, config.seed);
+    let mut state = Supervised {
+        learner: Learner::new(settings.clone(), Arc::clone(layout), start),
+        config: settings,
+        feed: Feed::new(loader, stage.steps),
+        schedule: stage.optimizer.schedule(stage.steps),
+        subnets: Subnets::Sampled {
+            space: run.space.clone(),
+            layout: Arc::clone(layout),
+            sampler,
+        },
+        teacher: Some(Teacher::new(largest, teacher, stage.temperature)),
+    };
+    let outcome = run.train("ccfs", stage.steps, &mut state)?;
+    if outcome == Outcome::Finished {
+        state.learner.weights().save(layout, &path)?;
+    }
+    Ok(outcome)
+}
+
+/// MoCo in progress.
+struct Contrastive {
+    moco: Moco,
+    config: MocoConfig,
+    layout: Arc<slimtau_supernet::Layout>,
+    feed: Feed,
+    schedule: Schedule,
+    temperature: [f32; 2],
+    steps: u64,
+    plan: Plan,
+}
+
+impl Contrastive {
+    /// Falls geometrically from the first temperature to the last.
+    fn temperature(&self, step: u64) -> f32 {
+        let done = step as f32 / self.steps.saturating_sub(1).max(1) as f32;
+        let [first, last] = self.temperature;
+        first * (last / first).powf(done)
+    }
+}
+
+impl TrainState for Contrastive {
+    fn step(&mut self, step: u64) -> Result<StepReport, Box<dyn Error + Send + Sync>> {
+        let (lr, temperature) = (self.schedule.lr(step), self.temperature(step));
+        let Self { moco, feed, plan, .. } = self;
+        feed.with(step, |batch| {
+            let second = batch.second.as_deref().ok_or("the loader made no second view")?;
+            let report = moco.step(step, lr, temperature, plan, [&batch.images, second])?;
+            let extra = BTreeMap::from([
+                ("top1".to_owned(), report.top1),
+                ("temperature".to_owned(), f64::from(temperature)),
+            ]);
+            Ok(StepReport { loss: report.loss, lr, images: batch.labels.len(), extra })
+        })
+    }
+
+    fn save(&self) -> TensorFile {
+        self.moco.to_file()
+    }
+
+    fn restore(
+        &mut self,
+        path: &Path,
+        _step: u64,
+        state: TensorFile,
+    ) -> Result<(), Box<dyn Error + Send + Sync>> {
+        self.moco = Moco::from_file(self.config.clone(), Arc::clone(&self.layout), path, state)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,289 @@
+//! Forward and data gradient.
+
+use super::filter::{FilterPanel, Filters};
+use super::grid::{Block, Grid};
+use super::input::InputTiles;
+use super::output::OutputTiles;
+use super::points::POINTS;
+use super::{ALL_POINTS, padded_point, padded_row};
+use crate::Scratch;
+use crate::conv::epilogue::Finish;
+use crate::conv::parallel::{SharedMut, for_each_task, lane_len, part};
+use crate::conv::product::{Panels, Product, multiply};
+use crate::conv::simd::{Isa, Job, LANES, Simd};
+
+/// The size that input and output maps share.
+#[derive(Clone, Copy)]
+pub(in crate::conv) struct Map {
+    pub batch: usize,
+    pub height: usize,
+    pub width: usize,
+}
+
+/// Floats that the buffers of one thread may take to stay in its own cache.
+const LANE_FLOATS: usize = 160 << 10;
+/// Floats of `U` beyond which it is not kept whole.
+const FILTER_FLOATS: usize = 700 << 10;
+/// Depth of a piece of `U` when it is not.
+const DEPTH: usize = 64;
+
+/// `output = finish(input * filters)`, both maps dense.
+pub(in crate::conv) fn correlate(
+    isa: Isa,
+    map: Map,
+    input: &[f32],
+    filters: Filters,
+    output: &mut [f32],
+    finish: Finish,
+    scratch: &mut Scratch,
+) {
+    let columns = filters.columns.next_multiple_of(LANES);
+    if ALL_POINTS * filters.depth * columns <= FILTER_FLOATS {
+        by_tiles(isa, map, input, filters, output, finish, scratch);
+    } else {
+        by_panels(isa, map, input, filters, output, finish, scratch);
+    }
+}
+
+/// Few channels: a thread takes a block of tiles end to end.
+fn by_tiles(
+    isa: Isa,
+    map: Map,
+    input: &[f32],
+    filters: Filters,
+    output: &mut [f32],
+    finish: Finish,
+    scratch: &mut Scratch,
+) {
+    let depth = filters.depth.next_multiple_of(LANES);
+    let panels = isa.panels(filters.columns);
+    let (v_row, m_row) = (padded_row(depth), padded_row(panels.columns()));
+    let target = (LANE_FLOATS / (ALL_POINTS * (v_row + m_row))).clamp(24, 64);
+    let grid = Grid::new(map.batch, map.height, map.width, target);
+
+    let u_point = padded_point(depth * panels.columns());
+    let (v_point, m_point) =
+        (padded_point(grid.largest() * v_row), padded_point(grid.largest() * m_row));
+    let lane = lane_len(ALL_POINTS * (v_point + m_point));
+    let (u, lanes) = scratch.split(ALL_POINTS * u_point, lane);
+
+    // U, in pieces of 8 depths of a panel.
+    let pieces = depth / LANES;
+    let shared = SharedMut::new(u);
+    for_each_task(panels.count() * pieces, lanes, lane, |task, _| {
+        let (first, units) = panels.get(task / pieces);
+        let k = task % pieces * LANES;
+        let job = FilterPanel {
+            filters,
+            depths: k..k + LANES,
+            first_column: first,
+            units,
+            to: shared.at(first * depth + k * units * LANES),
+            point_stride: u_point,
+        };
+        // SAFETY: `U` holds `u_point` floats a point, and this piece of it is this task's.
+        unsafe { isa.run(job) };
+    });
+    let u = &*u;
+
+    let output = SharedMut::new(output);
+    for_each_task(grid.blocks(), lanes, lane, |task, lane| {
+        let block = grid.block(task);
+        let (v, m) = lane.split_at_mut(ALL_POINTS * v_point);
+        let tiles = InputTiles {
+            block: &block,
+            tiles: 0..block.len(),
+            from: input.as_ptr(),
+            height: map.height,
+            width: map.width,
+            pixel: filters.depth,
+            channels: 0..filters.depth,
+            to: v.as_mut_ptr(),
+            point_stride: v_point,
+            row: v_row,
+        };
+        let products = BlockProducts {
+            block: &block,
+            depth: filters.depth,
+            v: v.as_ptr(),
+            v_point,
+            v_row,
+            u: u.as_ptr(),
+            u_point,
+            u_depth: depth,
+            panels,
+            m: m.as_mut_ptr(),
+            m_point,
+            m_row,
+            accumulate: false,
+        };
+        let back = OutputTiles {
+            block: &block,
+            tiles: 0..block.len(),
+            from: m.as_ptr(),
+            point_stride: m_point,
+            row: m_row,
+            to: output.at(0),
+            height: map.height,
+            width: map.width,
+            pixel: filters.columns,
+            first: 0,
+            channels: filters.columns,
+            finish,
+        };
+        // SAFETY: `V` and `M` have room for the largest block, the maps have the given sizes, and
+        // the tiles of this block are this task's only.
+        unsafe {
+            isa.run(tiles);
+            isa.run(products);
+            isa.run(back);
+        }
+    });
+}
+
+/// Many channels: a thread takes a panel of output channels, for all tiles of a chunk.
+fn by_panels(
+    isa: Isa,
+    map: Map,
+    input: &[f32],
+    filters: Filters,
+    output: &mut [f32],
+    finish: Finish,
+    scratch: &mut Scratch,
+) {
+    let grid = Grid::new(map.batch, map.height, map.width, 128);
+    let tiles = grid.largest();
+    // Narrow panels, so that the products of all tiles stay in a core's cache, and so that there
+    // are enough tasks for an even spread.
+    let panels = Panels::new(filters.columns, 2, 1);
+    let widest = panels.iter().map(|(_, units)| units).max().unwrap_or(0) * LANES;
+    let pieces = filters.depth.div_ceil(DEPTH);
+
+    let v_point = padded_point(tiles * DEPTH);
+    let u_point = padded_point(DEPTH * widest);
+    let m_point = padded_point(tiles * widest);
+    let lane = lane_len(ALL_POINTS * (u_point + m_point));
+    let (v, lanes) = scratch.split(pieces * ALL_POINTS * v_point, lane);
+    let output = SharedMut::new(output);
+
+    for block in (0..grid.blocks()).map(|i| grid.block(i)) {
+        let parts = block.len().div_ceil(16);
+        let shared = SharedMut::new(v);
+        for_each_task(pieces * parts, lanes, lane, |task, _| {
+            let (piece, at) = (task / parts, task % parts);
+            let job = InputTiles {
+                block: &block,
+                tiles: part(block.len(), 1, parts, at),
+                from: input.as_ptr(),
+                height: map.height,
+                width: map.width,
+                pixel: filters.depth,
+                channels: piece * DEPTH..((piece + 1) * DEPTH).min(filters.depth),
+                to: shared.at(piece * ALL_POINTS * v_point),
+                point_stride: v_point,
+                row: DEPTH,
+            };
+            // SAFETY: each piece has room for the largest block, and these tiles' rows of it are
+            // this task's.
+            unsafe { isa.run(job) };
+        });
+        let v = &*v;
+
+        for_each_task(panels.count(), lanes, lane, |task, lane| {
+            let (u, m) = lane.split_at_mut(ALL_POINTS * u_point);
+            let (first, units) = panels.get(task);
+            let width = units * LANES;
+            for piece in 0..pieces {
+                let depths = piece * DEPTH..((piece + 1) * DEPTH).min(filters.depth);
+                let products = BlockProducts {
+                    block: &block,
+                    depth: depths.len(),
+                    v: v[piece * ALL_POINTS * v_point..].as_ptr(),
+                    v_point,
+                    v_row: DEPTH,
+                    u: u.as_ptr(),
+                    u_point,
+                    u_depth: DEPTH,
+                    panels: Panels::new(width, units, 0),
+                    m: m.as_mut_ptr(),
+                    m_point,
+                    m_row: width,
+                    accumulate: piece > 0,
+                };
+                let transform = FilterPanel {
+                    filters,
+                    depths: depths.start..depths.end.next_multiple_of(LANES),
+                    first_column: first,
+                    units,
+                    to: u.as_mut_ptr(),
+                    point_stride: u_point,
+                };
+                // SAFETY: `U` and `M` have room for the widest panel.
+                unsafe {
+                    isa.run(transform);
+                    isa.run(products);
+                }
+            }
+            let back = OutputTiles {
+                block: &block,
+                tiles: 0..block.len(),
+                from: m.as_ptr(),
+                point_stride: m_point,
+                row: width,
+                to: output.at(0),
+                height: map.height,
+                width: map.width,
+                pixel: filters.columns,
+                first,
+                channels: width.min(filters.columns - first),
+                finish,
+            };
+            // SAFETY: these channels of the output are this task's only.
+            unsafe { isa.run(back) };
+        });
+    }
+}
+
+/// `M[tiles, columns] (+)= V[tiles, depth] * U[depth, columns]` at every point.
+struct BlockProducts<'a> {
+    block: &'a Block,
+    depth: usize,
+    v: *const f32,
+    v_point: usize,
+    v_row: usize,
+    u: *const f32,
+    u_point: usize,
+    /// Depth that each panel of `U` holds.
+    u_depth: usize,
+    panels: Panels,
+    m: *mut f32,
+    m_point: usize,
+    m_row: usize,
+    accumulate: bool,
+}
+
+impl Job for BlockProducts<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        for point in 0..ALL_POINTS {
+            let tiles = self.block.using(point / POINTS, point % POINTS);
+            let v = self.v.wrapping_add(point * self.v_point + tiles.start * self.v_row);
+            let m = self.m.wrapping_add(point * self.m_point + tiles.start * self.m_row);
+            let u = self.u.wrapping_add(point * self.u_point);
+            for (first, units) in self.panels.iter() {
+                let product = Product {
+                    k: self.depth,
+                    a: v,
+                    row: self.v_row,
+                    step: 1,
+                    b: u.wrapping_add(first * self.u_depth),
+                    c: m.wrapping_add(first),
+                    stride: self.m_row,
+                    accumulate: self.accumulate,
+                };
+                // SAFETY: the caller lends `V`, `U` and `M` of these sizes.
+                unsafe { multiply::<S>(tiles.len(), units, product) };
+            }
+        }
+    }
+}

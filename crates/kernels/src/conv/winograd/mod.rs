@@ -1,0 +1,39 @@
+//! 3 x 3 convolutions of stride 1 by Winograd's minimal filtering F(4 x 4, 3 x 3): 36 products per
+//! input and output channel where the definition takes 144.
+//!
+//! Forward: input tiles and filters are transformed to 36 points, each point is an ordinary matrix
+//! product `M[tiles, out] = V[tiles, in] * U[in, out]`, and `M` is transformed back. The data
+//! gradient is the same with transposed filters. The weight gradient transforms input tiles and
+//! output-gradient tiles, and each point is `dU[in, out] = V^T[in, tiles] * Z[tiles, out]`.
+//!
+//! Each of the two comes in two schedules, told apart by whether all `U` stays in a core's cache:
+//!
+//! | | few channels | many channels |
+//! |---|---|---|
+//! | forward | a thread takes a block of tiles from input to output, `U` is shared | `V` of all tiles is shared, a thread takes a panel of output channels and transforms its filters in passing |
+//! | weight gradient | a thread takes a range of tiles and sums its own `dU` | `V` and `Z` of all tiles are shared, a thread takes a block of `dU` |
+
+mod correlation;
+mod filter;
+mod grid;
+mod input;
+mod output;
+mod points;
+mod weight_gradient;
+
+pub(super) use correlation::{Map, correlate};
+pub(super) use filter::Filters;
+pub(super) use weight_gradient::weight_gradient;
+
+/// Points of a tile.
+const ALL_POINTS: usize = points::POINTS * points::POINTS;
+
+/// A row length that does not put all rows of a matrix into the same few cache sets.
+fn padded_row(len: usize) -> usize {
+    if len.is_multiple_of(128) { len + 16 } else { len }
+}
+
+/// A stride between points that does not put all points into the same few cache sets.
+fn padded_point(len: usize) -> usize {
+    len.next_multiple_of(16) + 16
+}
