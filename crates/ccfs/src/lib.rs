@@ -1,4 +1,4 @@
-//! Subnet samplers: which K subnets a training step trains.
+//! Subnet samplers: which subnets of the supernet a training step trains.
 //!
 //! A [`Sampler`] is a pure function of its settings and the step's number: a resumed run needs no
 //! sampler state to draw what an uninterrupted one would have drawn.
@@ -16,8 +16,15 @@
 //! ```
 #![deny(missing_docs)]
 
+mod fair;
 mod kind;
 mod sampler;
+mod shrinking;
 
-pub use kind::SamplerKind;
+/// The README's example, run as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
+pub use kind::{SamplerKind, UnknownSampler};
 pub use sampler::Sampler;

@@ -126,7 +126,7 @@ fn entry([batch, side, in_channels, out_channels, kernel, stride]: [usize; 6], s
     );
 }
 
-/// Median seconds of a call.
+/// Seconds of the fastest call: other load on the machine only adds.
 fn measure(seconds: f64, mut call: impl FnMut()) -> f64 {
     call();
     call();
@@ -138,7 +138,7 @@ fn measure(seconds: f64, mut call: impl FnMut()) -> f64 {
         times.push(begin.elapsed().as_secs_f64());
     }
     times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
+    times[0]
 }
 
 /// Root-mean-square error of some elements, relative to the reference's root mean square.

@@ -17,14 +17,13 @@ impl SearchSpace {
     /// # Errors
     /// [`SpaceError::Length`], or [`SpaceError::Digit`] naming the first digit that is wrong.
     pub fn parse(&self, code: &str) -> Result<Arch, SpaceError> {
-        let digits: Vec<char> = code.chars().collect();
-        let short = self.code_len();
-        if digits.len() != short && digits.len() != short + 1 {
-            let (code, found) = (code.to_owned(), digits.len());
+        let (short, found) = (self.code_len(), code.chars().count());
+        if found != short && found != short + 1 {
+            let code = code.to_owned();
             return Err(SpaceError::Length { code, found, short, long: short + 1 });
         }
-        let mut reader = Reader { code, digits: &digits, at: 0 };
-        if digits.len() == short + 1 {
+        let mut reader = Reader { code, rest: code.chars(), at: 0 };
+        if found == short + 1 {
             reader.digit(1, 1, || "image size".into())?;
         }
         let widths = self.ratios.len();
@@ -54,7 +53,8 @@ impl SearchSpace {
         Ok(Arch { stem, stages })
     }
 
-    /// The short form of an architecture of this space.
+    /// The short form of an architecture of this space. (One that is not gives a text that is no
+    /// code: [`SearchSpace::check`] tells.)
     pub fn encode(&self, arch: &Arch) -> String {
         let mut code = String::with_capacity(self.code_len());
         self.push_code(arch, &mut code);
@@ -70,8 +70,8 @@ impl SearchSpace {
     }
 
     fn push_code(&self, arch: &Arch, code: &mut String) {
-        let digit = |n: u8| char::from(b'0' + n);
-        code.extend(arch.stages.iter().map(|blocks| digit(blocks.len() as u8)));
+        let digit = |n: u8| char::from(b'0'.saturating_add(n));
+        code.extend(arch.stages.iter().map(|blocks| digit(blocks.len().min(10) as u8)));
         code.push(digit(arch.stem));
         for (stage, blocks) in self.stages.iter().zip(&arch.stages) {
             code.extend(blocks.iter().flat_map(|b| [digit(b.mid), digit(b.out)]));
@@ -80,13 +80,14 @@ impl SearchSpace {
         }
     }
 
-    /// Whether an architecture keeps the residual ties: within a stage all outputs are equally
-    /// wide, and a stage without a projection is as wide as what it reads.
+    /// Whether an architecture keeps the residual ties: within a stage all output codes are equal,
+    /// and a stage without a projection has the output code of what it reads.
     ///
     /// # Errors
-    /// [`SpaceError::Untied`] naming stage, block and digit.
+    /// [`SpaceError::Untied`] naming stage, block and digit; [`SpaceError::Arch`] when an
+    /// architecture built by hand is not one of the space.
     pub fn check_tied(&self, arch: &Arch) -> Result<(), SpaceError> {
-        self.check_arch(arch)?;
+        self.check(arch)?;
         let mut before = arch.stem;
         for (i, blocks) in arch.stages.iter().enumerate() {
             let tied_in = !self.projects(i);
@@ -116,7 +117,10 @@ impl SearchSpace {
     }
 
     /// Whether an architecture, which anyone may build by hand, is one of this space.
-    pub(crate) fn check_arch(&self, arch: &Arch) -> Result<(), SpaceError> {
+    ///
+    /// # Errors
+    /// [`SpaceError::Arch`] naming what does not fit.
+    pub fn check(&self, arch: &Arch) -> Result<(), SpaceError> {
         let fail = |problem| Err(SpaceError::Arch { space: self.name.clone(), problem });
         if arch.stages.len() != self.stages.len() {
             return fail(format!("{} stages, not {}", arch.stages.len(), self.stages.len()));
@@ -143,7 +147,8 @@ impl SearchSpace {
 
 struct Reader<'a> {
     code: &'a str,
-    digits: &'a [char],
+    rest: std::str::Chars<'a>,
+    /// Digits read so far.
     at: usize,
 }
 
@@ -154,7 +159,7 @@ impl Reader<'_> {
         high: usize,
         what: impl Fn() -> String,
     ) -> Result<u8, SpaceError> {
-        let found = self.digits[self.at];
+        let found = self.rest.next().expect("`parse` reads no more digits than it counted");
         self.at += 1;
         match found.to_digit(10) {
             Some(value) if (low..=high).contains(&(value as usize)) => Ok(value as u8),

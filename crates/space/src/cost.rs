@@ -1,6 +1,6 @@
 //! Costs of many architectures at once, from tables made once per space.
 
-use crate::network::{ALPHA_F, alphas_f};
+use crate::network::alphas_f;
 use crate::{Arch, Block, SearchSpace, SpaceError};
 
 /// What one architecture costs.
@@ -27,7 +27,8 @@ pub struct CostModel {
     stem_widths: Vec<usize>,
     stages: Vec<StageTable>,
     alphas: Vec<f64>,
-    width_sum: WidthSum,
+    /// Summands of the width sum by code - 1: of the stem, then of the stages.
+    rounded_up: Vec<Vec<f64>>,
 }
 
 struct StageTable {
@@ -40,14 +41,7 @@ struct StageTable {
     projects: bool,
 }
 
-/// The authors' "size" score: widths rounded *up* to a multiple of 8 over bases
-/// 64 * (1, 1.1, 1.7, 1.9), for the stem (with the first base) and every convolution.
-struct WidthSum {
-    stem: Vec<f64>,
-    stages: Vec<Vec<f64>>,
-}
-
-/// Relative bases of the authors' width sum by stage; the stem uses the first.
+/// Bases of the authors' width sum over the stem's width, by stage; the stem uses the first.
 const WIDTH_SUM_BASES: [f64; 4] = [1.0, 1.1, 1.7, 1.9];
 
 impl CostModel {
@@ -70,11 +64,11 @@ impl CostModel {
             });
             size = out_size;
         }
-        let summed = |stage: usize| {
+        let rounded_up = |stage: usize| {
             let base = space.stem.width as f64 * WIDTH_SUM_BASES[stage.min(3)];
-            let round_up = |r: &f64| (base * r / 8.0).ceil() * 8.0;
-            space.ratios.iter().map(round_up).collect::<Vec<_>>()
+            space.ratios.iter().map(|r| (base * r / 8.0).ceil() * 8.0).collect::<Vec<_>>()
         };
+        let stage_sums = (0..stages.len()).map(rounded_up);
         Self {
             block: space.block,
             channels: space.channels,
@@ -83,18 +77,31 @@ impl CostModel {
             stem_pixels: stem_size * stem_size,
             stem_widths: widths(space.stem.width),
             alphas: alphas_f(stages.len()),
-            width_sum: WidthSum {
-                stem: summed(0),
-                stages: (0..stages.len()).map(summed).collect(),
-            },
+            rounded_up: std::iter::once(rounded_up(0)).chain(stage_sums).collect(),
             stages,
         }
     }
 
-    /// The CCFS-F weights in use: the paper's five, the last repeated for further stages.
-    pub fn alphas_f(&self) -> &[f64] {
-        debug_assert_eq!(self.alphas[0], ALPHA_F[0]);
+    /// The stage weights behind `phi_f`: [`alphas_f`] unless [`CostModel::with_alphas`] set others.
+    pub fn alphas(&self) -> &[f64] {
         &self.alphas
+    }
+
+    /// Replaces the stage weights behind `phi_f` (stem first).
+    ///
+    /// # Errors
+    /// [`SpaceError::Alphas`] unless there is one for the stem and one per stage,
+    /// [`SpaceError::Alpha`] unless they are finite.
+    pub fn with_alphas(mut self, alphas: &[f64]) -> Result<Self, SpaceError> {
+        let stages = self.stages.len();
+        if alphas.len() != stages + 1 {
+            return Err(SpaceError::Alphas { found: alphas.len(), stages });
+        }
+        if let Some(&value) = alphas.iter().find(|alpha| !alpha.is_finite()) {
+            return Err(SpaceError::Alpha { value });
+        }
+        self.alphas = alphas.to_vec();
+        Ok(self)
     }
 
     /// The costs of an architecture of the space.
@@ -109,7 +116,7 @@ impl CostModel {
         let weights = taps * self.channels * stem;
         total.macs += (weights * self.stem_pixels) as u64;
         total.params += (weights + 2 * stem) as u64;
-        total.phi_f += self.alphas[0] * (weights + 2 * stem) as f64;
+        total.phi_f = self.alphas[0] * total.params as f64;
         let mut width = stem;
         for ((table, blocks), alpha) in self.stages.iter().zip(&arch.stages).zip(&self.alphas[1..])
         {
@@ -121,7 +128,7 @@ impl CostModel {
                 let (p, m) = self.branch(width, mid, out, pixels_in, table.pixels);
                 total.params += p as u64;
                 total.macs += m as u64;
-                if width != out || (i == 0 && table.projects) {
+                if (i == 0 && table.projects) || width != out {
                     total.params += (width * out + 2 * out) as u64;
                     total.macs += (table.pixels * width * out) as u64;
                 }
@@ -138,6 +145,7 @@ impl CostModel {
     }
 
     /// Parameters and MACs of a block without its shortcut.
+    #[inline]
     fn branch(
         &self,
         input: usize,
@@ -158,23 +166,19 @@ impl CostModel {
         }
     }
 
-    /// The paper's Phi under other stage weights (stem first).
-    ///
-    /// # Errors
-    /// [`SpaceError::Alphas`] unless there is one for the stem and one per stage.
-    pub fn with_alphas(mut self, alphas: &[f64]) -> Result<Self, SpaceError> {
-        let stages = self.stages.len();
-        if alphas.len() != stages + 1 {
-            return Err(SpaceError::Alphas { found: alphas.len(), stages });
-        }
-        self.alphas = alphas.to_vec();
-        Ok(self)
-    }
-
     /// The authors' width-sum score (an option; the paper's score is Phi).
+    ///
+    /// The width of the stem and of both convolutions of every block (middle and output, no
+    /// projection), each base * ratio rounded *up* to a multiple of 8. The bases are not the
+    /// network's: the stem's width times 1 for the stem and times (1, 1.1, 1.7, 1.9) for the four
+    /// stages; further stages repeat the last. This reading gives the tau of 0.686 that the
+    /// score is known to reach on the competition's 30 published accuracies.
+    ///
+    /// # Panics
+    /// As [`CostModel::costs`].
     pub fn width_sum(&self, arch: &Arch) -> f64 {
-        let mut sum = self.width_sum.stem[usize::from(arch.stem) - 1];
-        for (widths, blocks) in self.width_sum.stages.iter().zip(&arch.stages) {
+        let mut sum = self.rounded_up[0][usize::from(arch.stem) - 1];
+        for (widths, blocks) in self.rounded_up[1..].iter().zip(&arch.stages) {
             for block in blocks {
                 sum += widths[usize::from(block.mid) - 1] + widths[usize::from(block.out) - 1];
             }

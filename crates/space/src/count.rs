@@ -19,17 +19,20 @@ impl SearchSpace {
 
     /// Tied codes within the ranges that samplers draw from (`codes` of stem and stages).
     pub fn count_restricted(&self) -> BigUint {
-        self.count_with(|stage| self.stages[stage].codes, |group| self.group_codes(group))
+        self.count_with(|stage| self.stages[stage].codes, |first| self.shared_codes(first))
     }
 
+    /// One free output for the stem and for each stage that projects, one free middle per block.
     fn count_with(
         &self,
-        mid: impl Fn(usize) -> usize,
-        out: impl Fn(&[Option<usize>]) -> usize,
+        middles: impl Fn(usize) -> usize,
+        outputs: impl Fn(Option<usize>) -> usize,
     ) -> BigUint {
-        let outs = self.tie_groups().into_iter().map(|group| BigUint::from(out(&group)));
-        let mids = self.stages.iter().enumerate().map(|(i, s)| powers(mid(i), s.depth));
-        outs.product::<BigUint>() * mids.product::<BigUint>()
+        let stages = self.stages.iter().enumerate().map(|(i, stage)| {
+            let output = if self.projects(i) { outputs(Some(i)) } else { 1 };
+            powers(middles(i), stage.depth) * output
+        });
+        stages.product::<BigUint>() * outputs(None)
     }
 }
 

@@ -87,4 +87,10 @@ pub enum SpaceError {
         /// Stages of the network.
         stages: usize,
     },
+    /// A stage weight that cannot rank anything.
+    #[error("alpha {value} is not a finite number")]
+    Alpha {
+        /// The weight.
+        value: f64,
+    },
 }

@@ -1,13 +1,14 @@
-//! Presets and space files.
+//! Presets, and space files with errors that name file, line and value.
 
 use crate::{Block, SearchSpace, SpaceError, Stage, Stem};
+use serde::Deserialize;
 use slimtau_base::read_text;
+use std::collections::BTreeMap;
 use std::path::Path;
+use toml::Spanned;
 
 /// The ratios of the competition, codes 1 to 7.
 const RATIOS: [f64; 7] = [1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7];
-/// Digits in a code are single: depths and codes go up to this.
-const MAX_DIGIT: usize = 9;
 
 impl SearchSpace {
     /// A space by name: `cvpr2022` (the competition's), `mini` or `tiny` (for benches and trials).
@@ -15,37 +16,33 @@ impl SearchSpace {
     /// # Errors
     /// [`SpaceError::Unknown`] for any other name.
     pub fn preset(name: &str) -> Result<Self, SpaceError> {
-        let depths = [(2, 5), (2, 5), (2, 8), (2, 5)];
-        let make =
-            |image_size, channels, classes, stem: Stem, widths: [usize; 4], codes: [usize; 4]| {
-                let stages = (0..4).map(|i| Stage {
-                    width: widths[i],
-                    depth: depths[i],
-                    stride: if i == 0 { 1 } else { 2 },
-                    codes: codes[i],
-                });
-                Self {
-                    name: name.to_owned(),
-                    image_size,
-                    channels,
-                    classes,
-                    ratios: RATIOS.to_vec(),
-                    divisor: 8,
-                    block: Block::Basic,
-                    stem,
-                    stages: stages.collect(),
-                }
-            };
         let small = |width| Stem { width, kernel: 3, stride: 1, max_pool: false, codes: 7 };
-        match name {
+        let (image_size, channels, classes, stem, widths, codes) = match name {
             "cvpr2022" => {
                 let stem = Stem { width: 64, kernel: 7, stride: 2, max_pool: true, codes: 3 };
-                Ok(make(224, 3, 1000, stem, [64, 128, 256, 512], [3, 3, 5, 7]))
+                (224, 3, 1000, stem, [64, 128, 256, 512], [3, 3, 5, 7])
             }
-            "mini" => Ok(make(28, 1, 10, small(32), [32, 64, 128, 256], [7; 4])),
-            "tiny" => Ok(make(32, 3, 10, small(16), [16, 32, 64, 128], [7; 4])),
-            _ => Err(SpaceError::Unknown { name: name.to_owned() }),
-        }
+            "mini" => (28, 1, 10, small(32), [32, 64, 128, 256], [7; 4]),
+            "tiny" => (32, 3, 10, small(16), [16, 32, 64, 128], [7; 4]),
+            _ => return Err(SpaceError::Unknown { name: name.to_owned() }),
+        };
+        let stages = (0..4).map(|i| Stage {
+            width: widths[i],
+            depth: [(2, 5), (2, 5), (2, 8), (2, 5)][i],
+            stride: if i == 0 { 1 } else { 2 },
+            codes: codes[i],
+        });
+        Ok(Self {
+            name: name.to_owned(),
+            image_size,
+            channels,
+            classes,
+            ratios: RATIOS.to_vec(),
+            divisor: 8,
+            block: Block::Basic,
+            stem,
+            stages: stages.collect(),
+        })
     }
 
     /// A preset by name, or else a space file.
@@ -61,97 +58,113 @@ impl SearchSpace {
         Self::from_toml(&read_text(path)?, name_or_path)
     }
 
-    /// Reads the text of a space file; `source_name` stands in messages.
+    /// Reads the text of a space file; `source_name` stands in messages. Unknown keys are refused.
     ///
     /// # Errors
     /// [`SpaceError::Invalid`] with line and value.
     pub fn from_toml(text: &str, source_name: &str) -> Result<Self, SpaceError> {
-        let invalid =
-            |problem| SpaceError::Invalid { source_name: source_name.to_owned(), problem };
-        let space: Self =
-            toml::from_str(text).map_err(|e| invalid(e.to_string().trim_end().to_owned()))?;
-        match space.problem() {
-            Some((key, problem)) => Err(invalid(match line_of(text, key) {
-                Some(line) => format!("line {line}: {problem}"),
-                None => problem,
-            })),
+        let invalid = |byte: Option<usize>, problem: &str| SpaceError::Invalid {
+            source_name: source_name.to_owned(),
+            problem: match byte {
+                Some(byte) => format!("line {}: {problem}", line_of(text, byte)),
+                None => problem.to_owned(),
+            },
+        };
+        let file: SpaceFile = toml::from_str(text).map_err(|e| {
+            let problem = e.message().trim_end().replace('\n', ", ");
+            invalid(e.span().map(|s| s.start), &problem)
+        })?;
+        let mut places = BTreeMap::new();
+        let space = file.into_space(&mut places);
+        match space.fault() {
+            Some(fault) => Err(invalid(places.get(&fault.key).copied(), &fault.problem)),
             None => Ok(space),
         }
     }
 
-    /// The text of a space file.
+    /// The text of a space file; [`SearchSpace::from_toml`] reads it back to an equal space.
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("a space has only strings, numbers and tables")
     }
-
-    /// What makes a space impossible: the key at fault and a sentence.
-    fn problem(&self) -> Option<(&'static str, String)> {
-        let n = self.ratios.len();
-        let sizes = [
-            ("image_size", self.image_size),
-            ("channels", self.channels),
-            ("classes", self.classes),
-            ("divisor", self.divisor),
-            ("width", self.stem.width),
-        ];
-        if let Some((key, _)) = sizes.into_iter().find(|(_, v)| *v == 0) {
-            return Some((key, format!("{key} = 0; it must be at least 1")));
-        }
-        if let Some((key, v)) = sizes.into_iter().find(|(_, v)| *v > 1 << 20) {
-            return Some((key, format!("{key} = {v} is beyond 2^20")));
-        }
-        if n == 0 || n > MAX_DIGIT {
-            return Some(("ratios", format!("{n} ratios; 1 to {MAX_DIGIT} fit a code's digit")));
-        }
-        let outside = self.ratios.iter().find(|r| !(**r > 0.0 && **r <= 1.0));
-        if let Some(r) = outside {
-            return Some(("ratios", format!("ratio {r} is not in (0, 1]")));
-        }
-        if let Some(w) = self.ratios.windows(2).find(|w| w[0] <= w[1]) {
-            return Some(("ratios", format!("ratios must fall: {} is followed by {}", w[0], w[1])));
-        }
-        if self.stem.kernel.is_multiple_of(2) || self.stem.kernel > 15 {
-            let k = self.stem.kernel;
-            return Some(("kernel", format!("stem.kernel = {k}; it must be odd and below 16")));
-        }
-        if !(1..=2).contains(&self.stem.stride) {
-            let s = self.stem.stride;
-            return Some(("stem", format!("stem.stride = {s}; it must be 1 or 2")));
-        }
-        if !(1..=n).contains(&self.stem.codes) {
-            let c = self.stem.codes;
-            return Some(("stem", format!("stem.codes = {c}; there are {n} ratios")));
-        }
-        if self.stages.is_empty() || self.stages.len() > MAX_DIGIT {
-            let s = self.stages.len();
-            return Some(("[[stage]]", format!("{s} stages; 1 to {MAX_DIGIT} are possible")));
-        }
-        for (i, stage) in self.stages.iter().enumerate() {
-            let name = format!("stage {}", i + 1);
-            let (low, high) = stage.depth;
-            if stage.width == 0 || stage.width > 1 << 20 {
-                return Some(("[[stage]]", format!("{name}: width = {}", stage.width)));
-            }
-            if low == 0 || low > high || high > MAX_DIGIT {
-                return Some((
-                    "depth",
-                    format!("{name}: depth = [{low}, {high}]; 1 <= fewest <= most <= {MAX_DIGIT}"),
-                ));
-            }
-            if !(1..=2).contains(&stage.stride) {
-                let s = stage.stride;
-                return Some(("[[stage]]", format!("{name}: stride = {s}; it must be 1 or 2")));
-            }
-            if !(1..=n).contains(&stage.codes) {
-                let c = stage.codes;
-                return Some(("[[stage]]", format!("{name}: codes = {c}; there are {n} ratios")));
-            }
-        }
-        None
-    }
 }
 
-/// The first line that sets a key.
-fn line_of(text: &str, key: &str) -> Option<usize> {
-    text.lines().position(|l| l.trim_start().starts_with(key)).map(|i| i + 1)
+/// 1-based line of a byte.
+fn line_of(text: &str, byte: usize) -> usize {
+    let before = &text.as_bytes()[..byte.min(text.len())];
+    before.iter().filter(|b| **b == b'\n').count() + 1
+}
+
+/// A space as written, every value with its place in the text.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SpaceFile {
+    name: String,
+    image_size: Spanned<usize>,
+    channels: Spanned<usize>,
+    classes: Spanned<usize>,
+    ratios: Spanned<Vec<f64>>,
+    divisor: Option<Spanned<usize>>,
+    block: Block,
+    stem: StemFile,
+    stage: Vec<Spanned<StageFile>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StemFile {
+    width: Spanned<usize>,
+    kernel: Spanned<usize>,
+    stride: Spanned<usize>,
+    max_pool: bool,
+    codes: Spanned<usize>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StageFile {
+    width: Spanned<usize>,
+    depth: Spanned<(usize, usize)>,
+    stride: Spanned<usize>,
+    codes: Spanned<usize>,
+}
+
+impl SpaceFile {
+    /// The space, and in `places` the byte where each key's value stands.
+    fn into_space(self, places: &mut BTreeMap<String, usize>) -> SearchSpace {
+        fn take<T>(places: &mut BTreeMap<String, usize>, key: String, value: Spanned<T>) -> T {
+            places.insert(key, value.span().start);
+            value.into_inner()
+        }
+        let stem = Stem {
+            width: take(places, "stem.width".into(), self.stem.width),
+            kernel: take(places, "stem.kernel".into(), self.stem.kernel),
+            stride: take(places, "stem.stride".into(), self.stem.stride),
+            max_pool: self.stem.max_pool,
+            codes: take(places, "stem.codes".into(), self.stem.codes),
+        };
+        let mut stages = Vec::with_capacity(self.stage.len());
+        for (i, spanned) in self.stage.into_iter().enumerate() {
+            // Where there are too many stages, the last is what is wrong.
+            places.insert("stage".into(), spanned.span().start);
+            let stage = spanned.into_inner();
+            let key = |name: &str| format!("stage {}.{name}", i + 1);
+            stages.push(Stage {
+                width: take(places, key("width"), stage.width),
+                depth: take(places, key("depth"), stage.depth),
+                stride: take(places, key("stride"), stage.stride),
+                codes: take(places, key("codes"), stage.codes),
+            });
+        }
+        SearchSpace {
+            name: self.name,
+            image_size: take(places, "image_size".into(), self.image_size),
+            channels: take(places, "channels".into(), self.channels),
+            classes: take(places, "classes".into(), self.classes),
+            ratios: take(places, "ratios".into(), self.ratios),
+            divisor: self.divisor.map_or(8, |d| take(places, "divisor".into(), d)),
+            block: self.block,
+            stem,
+            stages,
+        }
+    }
 }

@@ -25,9 +25,15 @@ mod error;
 mod file;
 mod network;
 mod spec;
+mod validate;
+
+/// The README's example, run as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 pub use arch::{Arch, BlockCode};
 pub use cost::{CostModel, Costs};
 pub use error::SpaceError;
-pub use network::{BlockLayers, ConvLayer, Network};
+pub use network::{ALPHA_F, BlockLayers, ConvLayer, Network, alphas_f};
 pub use spec::{Block, SearchSpace, Stage, Stem};

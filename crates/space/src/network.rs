@@ -34,16 +34,19 @@ impl ConvLayer {
         Self { in_channels, out_channels, kernel, stride, in_size, out_size }
     }
 
+    /// Weights of the convolution alone.
+    pub fn weights(&self) -> u64 {
+        (self.kernel * self.kernel * self.in_channels * self.out_channels) as u64
+    }
+
     /// Weights, BN scale and BN shift.
     pub fn params(&self) -> u64 {
-        (self.kernel * self.kernel * self.in_channels * self.out_channels + 2 * self.out_channels)
-            as u64
+        self.weights() + 2 * self.out_channels as u64
     }
 
     /// Multiply-accumulates on one image.
     pub fn macs(&self) -> u64 {
-        let pixels = self.out_size * self.out_size;
-        (pixels * self.kernel * self.kernel * self.in_channels * self.out_channels) as u64
+        (self.out_size * self.out_size) as u64 * self.weights()
     }
 }
 
@@ -56,7 +59,7 @@ pub struct BlockLayers {
     pub index_in_stage: usize,
     /// The branch's convolutions in order.
     pub convs: Vec<ConvLayer>,
-    /// The 1x1 shortcut, where input and output differ.
+    /// The 1x1 shortcut, where the input cannot be added as it is.
     pub projection: Option<ConvLayer>,
 }
 
@@ -101,7 +104,7 @@ impl Network {
         convs + (self.features * self.classes) as u64
     }
 
-    /// The paper's score: sum over layers of alpha of the stem or stage times parameters
+    /// The paper's score, Phi = sum_i alpha_i p_i: alpha of the stem or stage times its parameters
     /// (weights, BN scale and shift; a projection belongs to its stage; no classifier).
     ///
     /// # Errors
@@ -111,7 +114,23 @@ impl Network {
         if alphas.len() != stages + 1 {
             return Err(SpaceError::Alphas { found: alphas.len(), stages });
         }
-        Ok(self.convs().map(|(stage, conv)| alphas[stage] * conv.params() as f64).sum())
+        // Whole numbers up to the last step: the sum does not depend on the order of layers.
+        let mut params = vec![0; stages + 1];
+        for (stage, conv) in self.convs() {
+            params[stage] += conv.params();
+        }
+        Ok(alphas.iter().zip(params).map(|(alpha, p)| alpha * p as f64).sum())
+    }
+
+    /// CCFS-M's score: Phi with every alpha 1.
+    pub fn phi_m(&self) -> f64 {
+        self.convs().map(|(_, conv)| conv.params()).sum::<u64>() as f64
+    }
+
+    /// CCFS-F's score: Phi with [`alphas_f`].
+    pub fn phi_f(&self) -> f64 {
+        let stages = self.blocks.last().map_or(0, |b| b.stage + 1);
+        self.phi(&alphas_f(stages)).expect("alphas_f gives one for the stem and one per stage")
     }
 }
 
@@ -122,13 +141,14 @@ pub fn alphas_f(stages: usize) -> Vec<f64> {
 }
 
 impl SearchSpace {
-    /// An architecture's layers. A code that breaks the residual ties gets a projection wherever a
-    /// block's input and output differ in width; that network can be trained alone.
+    /// An architecture's layers. Where the supernet has a projection ([`SearchSpace::projects`]) so
+    /// has every subnet, whatever its widths. A code that breaks the residual ties has one more
+    /// wherever a block's input and output differ in width; that network can be trained alone.
     ///
     /// # Errors
     /// [`SpaceError::Arch`] when an architecture built by hand is not one of the space.
     pub fn resolve(&self, arch: &Arch) -> Result<Network, SpaceError> {
-        self.check_arch(arch)?;
+        self.check(arch)?;
         let stem_width = self.code_width(self.stem.width, arch.stem);
         let stem = ConvLayer::new(
             self.channels,

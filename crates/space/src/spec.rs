@@ -24,8 +24,7 @@ impl Block {
 }
 
 /// The layers before the first stage.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Stem {
     /// Base width.
     pub width: usize,
@@ -40,8 +39,7 @@ pub struct Stem {
 }
 
 /// One stage of residual blocks.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Stage {
     /// Base width.
     pub width: usize,
@@ -53,9 +51,8 @@ pub struct Stage {
     pub codes: usize,
 }
 
-/// A family of slimmable residual networks.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// A family of slimmable residual networks. Methods rely on what [`SearchSpace::validate`] checks.
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SearchSpace {
     /// Its name, for messages.
     pub name: String,
@@ -68,7 +65,6 @@ pub struct SearchSpace {
     /// Width ratios by code, from code 1; strictly decreasing, in (0, 1], at most 9.
     pub ratios: Vec<f64>,
     /// Widths are rounded to multiples of this.
-    #[serde(default = "default_divisor")]
     pub divisor: usize,
     /// Kind of block.
     pub block: Block,
@@ -79,13 +75,9 @@ pub struct SearchSpace {
     pub stages: Vec<Stage>,
 }
 
-fn default_divisor() -> usize {
-    8
-}
-
 impl SearchSpace {
-    /// Width of `base` channels at a ratio: rounded to the nearest multiple of the divisor, at
-    /// least one divisor, and one divisor more where rounding took over a tenth away.
+    /// Width of `base` channels at a ratio: v = base * ratio rounded to the nearest multiple of the
+    /// divisor d, halves up, at least d; and d more where that took over a tenth of v away.
     pub fn width(&self, base: usize, ratio: f64) -> usize {
         let d = self.divisor;
         let v = base as f64 * ratio;
@@ -125,62 +117,23 @@ impl SearchSpace {
         self.block_offset(self.stages.len())
     }
 
-    /// Every stage at most blocks and full width.
+    /// Every stage at its most blocks and full width: the supernet itself.
     pub fn largest(&self) -> Arch {
-        self.uniform_arch(1, |s| s.depth.1)
+        let block = BlockCode { mid: 1, out: 1 };
+        Arch { stem: 1, stages: self.stages.iter().map(|s| vec![block; s.depth.1]).collect() }
     }
 
-    /// Every stage at fewest blocks and least width (the last ratio that samplers may draw).
+    /// Every stage at fewest blocks and at the least widths that samplers may draw.
     pub fn smallest(&self) -> Arch {
-        let mut arch = self.uniform_arch(1, |s| s.depth.0);
-        arch.stem = self.stem.codes as u8;
-        for (stage, blocks) in self.stages.iter().zip(&mut arch.stages) {
-            blocks.fill(BlockCode { mid: stage.codes as u8, out: stage.codes as u8 });
-        }
-        self.tie(&mut arch);
-        arch
-    }
-
-    fn uniform_arch(&self, code: u8, depth: impl Fn(&Stage) -> usize) -> Arch {
-        let block = BlockCode { mid: code, out: code };
-        Arch { stem: code, stages: self.stages.iter().map(|s| vec![block; depth(s)]).collect() }
-    }
-
-    /// Makes tied outputs equal by giving each tie the widest code in it.
-    pub(crate) fn tie(&self, arch: &mut Arch) {
-        for group in self.tie_groups() {
-            let stem = group.contains(&None).then_some(arch.stem);
-            let stages = group.iter().flatten().flat_map(|&s| arch.stages[s].iter().map(|b| b.out));
-            let Some(widest) = stem.into_iter().chain(stages).min() else { continue };
-            self.set_output(arch, &group, widest);
-        }
-    }
-
-    /// Sets the output code of a tie group (`None` = the stem).
-    pub(crate) fn set_output(&self, arch: &mut Arch, group: &[Option<usize>], code: u8) {
-        for member in group {
-            match member {
-                None => arch.stem = code,
-                Some(stage) => arch.stages[*stage].iter_mut().for_each(|b| b.out = code),
+        let mut out = self.shared_codes(None) as u8;
+        let stem = out;
+        let mut stages = Vec::with_capacity(self.stages.len());
+        for (i, stage) in self.stages.iter().enumerate() {
+            if self.projects(i) {
+                out = self.shared_codes(Some(i)) as u8;
             }
+            stages.push(vec![BlockCode { mid: stage.codes as u8, out }; stage.depth.0]);
         }
-    }
-
-    /// Sets of outputs that must be equally wide: the stem (`None`) and stages by index.
-    pub(crate) fn tie_groups(&self) -> Vec<Vec<Option<usize>>> {
-        let mut groups = vec![vec![None]];
-        for stage in 0..self.stages.len() {
-            match groups.last_mut() {
-                Some(last) if !self.projects(stage) => last.push(Some(stage)),
-                _ => groups.push(vec![Some(stage)]),
-            }
-        }
-        groups
-    }
-
-    /// How many codes a sampler may draw for a tie group: the fewest that its members allow.
-    pub(crate) fn group_codes(&self, group: &[Option<usize>]) -> usize {
-        let codes = group.iter().map(|m| m.map_or(self.stem.codes, |s| self.stages[s].codes));
-        codes.min().unwrap_or(self.ratios.len())
+        Arch { stem, stages }
     }
 }

@@ -148,7 +148,7 @@ pub fn run_stage<S: TrainState>(
     loop {
         let finished = done == total;
         let stop = interrupt.load(Ordering::Relaxed);
-        let due = done > resumed && done.is_multiple_of(settings.checkpoint_every.max(1));
+        let due = done > 0 && done.is_multiple_of(settings.checkpoint_every.max(1));
         if (finished || stop || due) && saved != Some(done) {
             log.sync()?;
             let (stage, config) = (settings.name.clone(), settings.config.clone());

@@ -1,6 +1,6 @@
 //! What happens to a vector of results on its way to memory.
 
-use super::simd::{Simd, Vector};
+use super::simd::{Access, Vector};
 
 /// What happens to each output value of [`conv_forward`](super::conv_forward) before it is stored.
 #[derive(Clone, Copy, Debug)]
@@ -57,71 +57,54 @@ impl From<Epilogue<'_>> for Finish {
 }
 
 impl Finish {
-    /// Finishes vectors of neighbouring pixels: `values[j]` are channels `channel..` of the pixel
+    /// Finishes vectors of neighbouring pixels: `values[j]`, `j < N <= 4`, are channels `channel..` of the pixel
     /// at `output + at + j * pixel`.
     ///
     /// # Safety
-    /// The channels exist in the output (and in scale, shift and residual), as many as `load` and
-    /// `store` touch.
+    /// The channels exist in the output (and in scale, shift and residual), as many as
+    /// `access` touches.
     #[inline(always)]
     pub(super) unsafe fn pixels<V: Vector, const N: usize>(
         self,
-        values: [V; N],
+        values: [V; 4],
         output: *mut f32,
         at: usize,
         pixel: usize,
         channel: usize,
-        load: impl Fn(*const f32) -> V,
-        store: impl Fn(V, *mut f32),
+        access: impl Access,
     ) {
         let place = |j: usize| at + j * pixel + channel;
-        match self {
-            Finish::Store => {
-                for (j, value) in values.into_iter().enumerate() {
-                    store(value, output.wrapping_add(place(j)));
-                }
-            }
-            Finish::Add => {
-                for (j, value) in values.into_iter().enumerate() {
-                    let to = output.wrapping_add(place(j));
-                    store(value.add(load(to)), to);
-                }
-            }
-            Finish::Affine { scale, shift, residual, relu } => {
-                let (scale, shift) =
-                    (load(scale.wrapping_add(channel)), load(shift.wrapping_add(channel)));
-                // SAFETY: `values` prove the instruction set.
-                let zero = unsafe { V::splat(0.0) };
-                for (j, value) in values.into_iter().enumerate() {
-                    let mut y = value.mul_add(scale, shift);
-                    if !residual.is_null() {
-                        y = y.add(load(residual.wrapping_add(place(j))));
+        // SAFETY: the caller answers for every access; `values` prove the instruction set.
+        unsafe {
+            match self {
+                Finish::Store => {
+                    for (j, value) in values.into_iter().enumerate().take(N) {
+                        access.store(value, output.wrapping_add(place(j)));
                     }
-                    if relu {
-                        // In this order a NaN stays one.
-                        y = zero.max(y);
+                }
+                Finish::Add => {
+                    for (j, value) in values.into_iter().enumerate().take(N) {
+                        let to = output.wrapping_add(place(j));
+                        access.store(value.add(access.load(to)), to);
                     }
-                    store(y, output.wrapping_add(place(j)));
+                }
+                Finish::Affine { scale, shift, residual, relu } => {
+                    let scale: V = access.load(scale.wrapping_add(channel));
+                    let shift: V = access.load(shift.wrapping_add(channel));
+                    let zero = V::splat(0.0);
+                    for (j, value) in values.into_iter().enumerate().take(N) {
+                        let mut y = value.mul_add(scale, shift);
+                        if !residual.is_null() {
+                            y = y.add(access.load(residual.wrapping_add(place(j))));
+                        }
+                        if relu {
+                            // In this order a NaN stays one.
+                            y = zero.max(y);
+                        }
+                        access.store(y, output.wrapping_add(place(j)));
+                    }
                 }
             }
         }
-    }
-}
-
-/// Runs `wide` for whole wide vectors of `0..channels` and `narrow(channel, n)` for the rest.
-#[inline(always)]
-pub(super) fn for_each_vector<S: Simd>(
-    channels: usize,
-    mut wide: impl FnMut(usize),
-    mut narrow: impl FnMut(usize, usize),
-) {
-    let mut c = 0;
-    while c + S::Wide::LANES <= channels {
-        wide(c);
-        c += S::Wide::LANES;
-    }
-    while c < channels {
-        narrow(c, S::Narrow::LANES.min(channels - c));
-        c += S::Narrow::LANES;
     }
 }

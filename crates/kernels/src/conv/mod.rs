@@ -1,22 +1,34 @@
 //! Slimmable 2-D convolution: forward, data gradient and weight gradient on the leading channels
 //! of a shared weight.
+//!
+//! Activations are NHWC with the active channels only, weights HWIO with all of them, so that a
+//! slimmed convolution reads its block of the shared weight in place and its gradient lands there.
+//!
+//! 3 x 3 convolutions of stride 1 go through Winograd's F(4 x 4, 3 x 3) ([`winograd`]), all others
+//! through an implicit matrix product ([`direct`]). Both stand on one micro-kernel ([`product`]),
+//! written once for every instruction set ([`simd`]). Relative to the definition in f64, the
+//! root-mean-square error is about 1e-6 to 4e-6 for the former and 1e-7 to 1e-6 for the latter.
+//!
+//! The functions run on the ambient rayon pool, allocate nothing once the [`Scratch`] has grown, and
+//! give the same bits on any number of threads.
 
-mod plain;
-pub mod reference;
-mod shape;
-
-pub use shape::ConvShape;
-
+mod direct;
 mod epilogue;
 mod parallel;
 mod product;
+pub mod reference;
+mod shape;
 mod simd;
+#[cfg(test)]
+mod tests;
 mod winograd;
 
 pub use epilogue::Epilogue;
+pub use shape::ConvShape;
 pub use simd::Isa;
 
 use crate::Scratch;
+use epilogue::Finish;
 
 /// `output = epilogue(input * weight)`; every element of `output` is written.
 ///
@@ -30,23 +42,39 @@ pub fn conv_forward(
     epilogue: Epilogue<'_>,
     scratch: &mut Scratch,
 ) {
+    conv_forward_on(Isa::best(), shape, input, weight, output, epilogue, scratch);
+}
+
+/// [`conv_forward`] with a given instruction set.
+///
+/// # Panics
+/// When a slice's length is not the one that `shape` gives.
+pub fn conv_forward_on(
+    isa: Isa,
+    shape: &ConvShape,
+    input: &[f32],
+    weight: &[f32],
+    output: &mut [f32],
+    epilogue: Epilogue<'_>,
+    scratch: &mut Scratch,
+) {
     shape.check(input.len(), weight.len(), output.len());
     if let Epilogue::Affine { scale, shift, residual, .. } = epilogue {
-        assert_eq!(scale.len(), shape.out_channels, "length of scale");
-        assert_eq!(shift.len(), shape.out_channels, "length of shift");
+        assert_eq!(scale.len(), shape.out_channels, "length of the scale of {shape:?}");
+        assert_eq!(shift.len(), shape.out_channels, "length of the shift of {shape:?}");
         if let Some(residual) = residual {
-            assert_eq!(residual.len(), output.len(), "length of the residual");
+            assert_eq!(residual.len(), output.len(), "length of the residual of {shape:?}");
         }
     }
     if output.is_empty() {
         return;
     }
-    let isa = Isa::best();
-    if shape.kernel == 3 && shape.stride == 1 {
+    let finish = Finish::from(epilogue);
+    if by_winograd(shape) {
         let filters = filters(shape, weight, false);
-        winograd::correlate(isa, map(shape), input, filters, output, epilogue.into(), scratch);
+        winograd::correlate(isa, map(shape), input, filters, output, finish, scratch);
     } else {
-        plain::forward(shape, input, weight, output, epilogue);
+        direct::forward(isa, shape, input, weight, output, finish, scratch);
     }
 }
 
@@ -62,18 +90,34 @@ pub fn conv_backward_input(
     accumulate: bool,
     scratch: &mut Scratch,
 ) {
+    let isa = Isa::best();
+    conv_backward_input_on(isa, shape, grad_output, weight, grad_input, accumulate, scratch);
+}
+
+/// [`conv_backward_input`] with a given instruction set.
+///
+/// # Panics
+/// When a slice's length is not the one that `shape` gives.
+pub fn conv_backward_input_on(
+    isa: Isa,
+    shape: &ConvShape,
+    grad_output: &[f32],
+    weight: &[f32],
+    grad_input: &mut [f32],
+    accumulate: bool,
+    scratch: &mut Scratch,
+) {
     shape.check(grad_input.len(), weight.len(), grad_output.len());
     if grad_input.is_empty() {
         return;
     }
-    let isa = Isa::best();
-    if shape.kernel == 3 && shape.stride == 1 {
-        let finish = if accumulate { epilogue::Finish::Add } else { epilogue::Finish::Store };
+    let finish = if accumulate { Finish::Add } else { Finish::Store };
+    if by_winograd(shape) {
         let filters = filters(shape, weight, true);
         winograd::correlate(isa, map(shape), grad_output, filters, grad_input, finish, scratch);
-        return;
+    } else {
+        direct::backward_input(isa, shape, grad_output, weight, grad_input, finish, scratch);
     }
-    plain::backward_input(shape, grad_output, weight, grad_input, accumulate);
 }
 
 /// Adds the gradient of the weight to the leading block of `grad_weight`; the rest is not touched.
@@ -87,16 +131,34 @@ pub fn conv_backward_weight(
     grad_weight: &mut [f32],
     scratch: &mut Scratch,
 ) {
+    conv_backward_weight_on(Isa::best(), shape, input, grad_output, grad_weight, scratch);
+}
+
+/// [`conv_backward_weight`] with a given instruction set.
+///
+/// # Panics
+/// When a slice's length is not the one that `shape` gives.
+pub fn conv_backward_weight_on(
+    isa: Isa,
+    shape: &ConvShape,
+    input: &[f32],
+    grad_output: &[f32],
+    grad_weight: &mut [f32],
+    scratch: &mut Scratch,
+) {
     shape.check(input.len(), grad_weight.len(), grad_output.len());
     if input.is_empty() || grad_output.is_empty() {
         return;
     }
-    let isa = Isa::best();
-    if shape.kernel == 3 && shape.stride == 1 {
+    if by_winograd(shape) {
         winograd::weight_gradient(isa, shape, input, grad_output, grad_weight, scratch);
-        return;
+    } else {
+        direct::weight_gradient(isa, shape, input, grad_output, grad_weight, scratch);
     }
-    plain::backward_weight(shape, input, grad_output, grad_weight);
+}
+
+fn by_winograd(shape: &ConvShape) -> bool {
+    shape.kernel == 3 && shape.stride == 1
 }
 
 fn map(shape: &ConvShape) -> winograd::Map {

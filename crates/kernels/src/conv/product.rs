@@ -47,20 +47,28 @@ impl Panels {
     }
 }
 
-/// One panel's product.
+/// Floats of a chunk: what the operands keep together, a cache line.
+pub(super) const CHUNK: usize = 16;
+
+/// One panel's product. All three operands may be cut into chunks of [`CHUNK`] floats: `A` along `k`,
+/// `B` and `C` along their columns.
 #[derive(Clone, Copy)]
 pub(super) struct Product {
     /// Depth of the sum.
     pub k: usize,
-    /// `A[m, k]` is at `a + m * row + k * step`.
+    /// `A[m, k]` is at `a + m * row + k / CHUNK * jump + k % CHUNK * step`.
     pub a: *const f32,
     pub row: usize,
     pub step: usize,
-    /// `[k][units * LANES]`.
+    pub jump: usize,
+    /// `B[k, n]` is at `b + k * b_step + n / CHUNK * b_jump + n % CHUNK`.
     pub b: *const f32,
-    /// `C[m, n]` is at `c + m * stride + n`.
+    pub b_step: usize,
+    pub b_jump: usize,
+    /// `C[m, n]` is at `c + m * c_row + n / CHUNK * c_jump + n % CHUNK`.
     pub c: *mut f32,
-    pub stride: usize,
+    pub c_row: usize,
+    pub c_jump: usize,
     /// Add to `C` instead of overwriting it.
     pub accumulate: bool,
 }
@@ -86,7 +94,7 @@ pub(super) unsafe fn multiply<S: Simd>(rows: usize, units: usize, mut product: P
         if taller > 0 {
             S::kernel(height + 1, units)(taller, &product);
             product.a = product.a.add(taller * (height + 1) * product.row);
-            product.c = product.c.add(taller * (height + 1) * product.stride);
+            product.c = product.c.add(taller * (height + 1) * product.c_row);
         }
         S::kernel(height, units)(blocks - taller, &product);
     }
@@ -101,55 +109,68 @@ pub(super) unsafe fn tile<S: Simd, const ROWS: usize, const WIDE: usize, const N
     blocks: usize,
     product: &Product,
 ) {
-    let Product { k, mut a, row, step, b, mut c, stride, accumulate } = *product;
-    let width = WIDE * S::Wide::LANES + NARROW * LANES;
-    let wide = |j: usize| j * S::Wide::LANES;
-    let narrow = |j: usize| WIDE * S::Wide::LANES + j * LANES;
+    let Product { k, mut a, row, step, jump, b, b_step, b_jump, mut c, c_row, c_jump, accumulate } =
+        *product;
+    let wide_at =
+        |j: usize, jump: usize| j * S::Wide::LANES / CHUNK * jump + j * S::Wide::LANES % CHUNK;
+    let narrow_at = |j: usize, jump: usize| {
+        let n = WIDE * S::Wide::LANES + j * LANES;
+        n / CHUNK * jump + n % CHUNK
+    };
     for _ in 0..blocks {
-        // SAFETY: row `i < ROWS` of block `blocks - 1` is among the rows promised; columns end at
-        // `width`, which is the panel's.
+        // SAFETY: row `i < ROWS` of block `blocks - 1` is among the rows promised, and so are the
+        // columns.
         unsafe {
             let mut w = [[S::Wide::splat(0.0); WIDE]; ROWS];
             let mut n = [[S::Narrow::splat(0.0); NARROW]; ROWS];
-            // Rows are addressed in threes, `base + {0, 1, 2} * row`: x86 scales an index by 1 and
-            // 2 for free, so 8 rows take three pointers instead of eight.
-            let mut base: [*const f32; 5] = std::array::from_fn(|i| a.wrapping_add(3 * i * row));
             let mut b = b;
-            for _ in 0..k {
-                let bw: [S::Wide; WIDE] = std::array::from_fn(|j| S::Wide::load(b.add(wide(j))));
-                let bn: [S::Narrow; NARROW] =
-                    std::array::from_fn(|j| S::Narrow::load(b.add(narrow(j))));
-                for i in 0..ROWS {
-                    let x = *base[i / 3].add(i % 3 * row);
-                    let (xw, xn) = (S::Wide::splat(x), S::Narrow::splat(x));
-                    for j in 0..WIDE {
-                        w[i][j] = xw.mul_add(bw[j], w[i][j]);
+            let mut chunk = a;
+            let mut left = k;
+            while left > 0 {
+                let steps = left.min(CHUNK);
+                left -= steps;
+                // Rows are addressed in threes, `base + {0, 1, 2} * row`: x86 scales an index by 1
+                // and 2 for free, so 8 rows take three pointers instead of eight.
+                let mut base: [*const f32; 5] =
+                    std::array::from_fn(|i| chunk.wrapping_add(3 * i * row));
+                for _ in 0..steps {
+                    let bw: [S::Wide; WIDE] =
+                        std::array::from_fn(|j| S::Wide::load(b.add(wide_at(j, b_jump))));
+                    let bn: [S::Narrow; NARROW] =
+                        std::array::from_fn(|j| S::Narrow::load(b.add(narrow_at(j, b_jump))));
+                    for i in 0..ROWS {
+                        let x = *base[i / 3].add(i % 3 * row);
+                        let (xw, xn) = (S::Wide::splat(x), S::Narrow::splat(x));
+                        for j in 0..WIDE {
+                            w[i][j] = xw.mul_add(bw[j], w[i][j]);
+                        }
+                        for j in 0..NARROW {
+                            n[i][j] = xn.mul_add(bn[j], n[i][j]);
+                        }
                     }
-                    for j in 0..NARROW {
-                        n[i][j] = xn.mul_add(bn[j], n[i][j]);
+                    for p in &mut base {
+                        *p = p.wrapping_add(step);
                     }
+                    b = b.wrapping_add(b_step);
                 }
-                for p in &mut base {
-                    *p = p.wrapping_add(step);
-                }
-                b = b.add(width);
+                chunk = chunk.wrapping_add(jump);
             }
             for i in 0..ROWS {
-                let c = c.add(i * stride);
+                let c = c.add(i * c_row);
                 for j in 0..WIDE {
-                    let to = c.add(wide(j));
+                    let to = c.add(wide_at(j, c_jump));
                     let sum = w[i][j];
                     if accumulate { sum.add(S::Wide::load(to)) } else { sum }.store(to);
                 }
                 for j in 0..NARROW {
-                    let to = c.add(narrow(j));
+                    let to = c.add(narrow_at(j, c_jump));
                     let sum = n[i][j];
                     if accumulate { sum.add(S::Narrow::load(to)) } else { sum }.store(to);
                 }
             }
         }
         a = a.wrapping_add(ROWS * row);
-        c = c.wrapping_add(ROWS * stride);
+        c = c.wrapping_add(ROWS * c_row);
     }
 }
 

@@ -12,15 +12,9 @@ pub(super) fn exp(x: f32) -> f32 {
     // Adding this leaves no bits for a fraction: the sum's low mantissa bits are round(x).
     const TO_INTEGER: f32 = 12_582_912.0; // 1.5 * 2^23
     // ln 2 in two parts, of which the first has so few digits that its product with n is exact.
-    const LN_2_HIGH: f32 = 0.693_359_4; // 355 / 512
-    const LN_2_LOW: f32 = -2.121_944_4e-4;
-    let clamped = if x < -87.0 {
-        -87.0
-    } else if x > 88.0 {
-        88.0
-    } else {
-        x
-    };
+    const LN_2_HIGH: f32 = 355.0 / 512.0;
+    const LN_2_LOW: f32 = (std::f64::consts::LN_2 - 355.0 / 512.0) as f32;
+    let clamped = x.clamp(-87.0, 88.0); // NaN stays NaN
     let shifted = clamped * LOG2_E + TO_INTEGER;
     let n = shifted - TO_INTEGER;
     let r = (clamped - n * LN_2_HIGH) - n * LN_2_LOW;

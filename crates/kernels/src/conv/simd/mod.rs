@@ -60,6 +60,50 @@ pub(super) trait Vector: Copy {
     fn neg_mul_add(self, factor: Self, term: Self) -> Self;
 }
 
+/// How a vector of channels meets memory: whole, or, past the last whole one, the first few lanes.
+pub(super) trait Access: Copy {
+    /// # Safety
+    /// The instruction set is available, and the lanes can be read.
+    unsafe fn load<V: Vector>(self, from: *const f32) -> V;
+    /// # Safety
+    /// The lanes can be written.
+    unsafe fn store<V: Vector>(self, value: V, to: *mut f32);
+}
+
+/// All lanes.
+#[derive(Clone, Copy)]
+pub(super) struct Whole;
+
+impl Access for Whole {
+    #[inline(always)]
+    unsafe fn load<V: Vector>(self, from: *const f32) -> V {
+        // SAFETY: passed on.
+        unsafe { V::load(from) }
+    }
+    #[inline(always)]
+    unsafe fn store<V: Vector>(self, value: V, to: *mut f32) {
+        // SAFETY: passed on.
+        unsafe { value.store(to) }
+    }
+}
+
+/// The first few lanes; the others load as zeros.
+#[derive(Clone, Copy)]
+pub(super) struct First(pub usize);
+
+impl Access for First {
+    #[inline(always)]
+    unsafe fn load<V: Vector>(self, from: *const f32) -> V {
+        // SAFETY: passed on.
+        unsafe { V::load_partial(from, self.0) }
+    }
+    #[inline(always)]
+    unsafe fn store<V: Vector>(self, value: V, to: *mut f32) {
+        // SAFETY: passed on.
+        unsafe { value.store_partial(to, self.0) }
+    }
+}
+
 /// An instruction set.
 pub(super) trait Simd: Copy + 'static {
     /// The widest register.
@@ -152,17 +196,28 @@ impl Isa {
 
     /// How the columns of a product over `channels` are cut.
     pub(super) fn panels(self, channels: usize) -> Panels {
-        fn of<S: Simd>(channels: usize) -> Panels {
-            Panels::new(channels, S::PANEL, S::JOINED)
+        let (base, joined) = self.panel_units();
+        Panels::new(channels, base, joined)
+    }
+
+    /// The same in panels of 16 columns, where columns are shared out to threads.
+    pub(super) fn narrow_panels(self, channels: usize) -> Panels {
+        let (base, joined) = self.panel_units();
+        Panels::new(channels, base.min(2), joined.min(1))
+    }
+
+    fn panel_units(self) -> (usize, usize) {
+        fn of<S: Simd>() -> (usize, usize) {
+            (S::PANEL, S::JOINED)
         }
         match self.0 {
-            Kind::Scalar => of::<scalar::Scalar>(channels),
+            Kind::Scalar => of::<scalar::Scalar>(),
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx2 => of::<avx2::Avx2>(channels),
+            Kind::Avx2 => of::<avx2::Avx2>(),
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512 => of::<avx512::Avx512>(channels),
+            Kind::Avx512 => of::<avx512::Avx512>(),
             #[cfg(target_arch = "aarch64")]
-            Kind::Neon => of::<neon::Neon>(channels),
+            Kind::Neon => of::<neon::Neon>(),
         }
     }
 

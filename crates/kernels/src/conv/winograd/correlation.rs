@@ -2,14 +2,15 @@
 
 use super::filter::{FilterPanel, Filters};
 use super::grid::{Block, Grid};
-use super::input::InputTiles;
+use super::input::{InputTiles, Tiles};
+use super::layout::Layout;
 use super::output::OutputTiles;
 use super::points::POINTS;
-use super::{ALL_POINTS, padded_point, padded_row};
+use super::{ALL_POINTS, padded};
 use crate::Scratch;
 use crate::conv::epilogue::Finish;
 use crate::conv::parallel::{SharedMut, for_each_task, lane_len, part};
-use crate::conv::product::{Panels, Product, multiply};
+use crate::conv::product::{CHUNK, Panels, Product, multiply};
 use crate::conv::simd::{Isa, Job, LANES, Simd};
 
 /// The size that input and output maps share.
@@ -57,14 +58,13 @@ fn by_tiles(
 ) {
     let depth = filters.depth.next_multiple_of(LANES);
     let panels = isa.panels(filters.columns);
-    let (v_row, m_row) = (padded_row(depth), padded_row(panels.columns()));
-    let target = (LANE_FLOATS / (ALL_POINTS * (v_row + m_row))).clamp(24, 64);
+    let (v_layout, m_layout) = (Layout::by_tile(depth), Layout::by_tile(panels.columns()));
+    let target = (LANE_FLOATS / (v_layout.row + m_layout.row)).clamp(24, 64);
     let grid = Grid::new(map.batch, map.height, map.width, target);
 
-    let u_point = padded_point(depth * panels.columns());
-    let (v_point, m_point) =
-        (padded_point(grid.largest() * v_row), padded_point(grid.largest() * m_row));
-    let lane = lane_len(ALL_POINTS * (v_point + m_point));
+    let u_point = padded(depth * panels.columns());
+    let v_len = v_layout.len(grid.largest());
+    let lane = lane_len(v_len + m_layout.len(grid.largest()));
     let (u, lanes) = scratch.split(ALL_POINTS * u_point, lane);
 
     // U, in pieces of 8 depths of a panel.
@@ -89,43 +89,36 @@ fn by_tiles(
     let output = SharedMut::new(output);
     for_each_task(grid.blocks(), lanes, lane, |task, lane| {
         let block = grid.block(task);
-        let (v, m) = lane.split_at_mut(ALL_POINTS * v_point);
-        let tiles = InputTiles {
+        let (v, m) = lane.split_at_mut(v_len);
+        let tiles = InputTiles(Tiles {
             block: &block,
-            tiles: 0..block.len(),
+            range: 0..block.len(),
             from: input.as_ptr(),
-            height: map.height,
-            width: map.width,
+            map,
             pixel: filters.depth,
             channels: 0..filters.depth,
             to: v.as_mut_ptr(),
-            point_stride: v_point,
-            row: v_row,
-        };
+            layout: v_layout,
+        });
         let products = BlockProducts {
             block: &block,
             depth: filters.depth,
             v: v.as_ptr(),
-            v_point,
-            v_row,
+            v_layout,
             u: u.as_ptr(),
             u_point,
             u_depth: depth,
             panels,
             m: m.as_mut_ptr(),
-            m_point,
-            m_row,
+            m_layout,
             accumulate: false,
         };
         let back = OutputTiles {
             block: &block,
-            tiles: 0..block.len(),
             from: m.as_ptr(),
-            point_stride: m_point,
-            row: m_row,
+            layout: m_layout,
             to: output.at(0),
-            height: map.height,
-            width: map.width,
+            map,
             pixel: filters.columns,
             first: 0,
             channels: filters.columns,
@@ -155,15 +148,15 @@ fn by_panels(
     let tiles = grid.largest();
     // Narrow panels, so that the products of all tiles stay in a core's cache, and so that there
     // are enough tasks for an even spread.
-    let panels = Panels::new(filters.columns, 2, 1);
+    let panels = isa.narrow_panels(filters.columns);
     let widest = panels.iter().map(|(_, units)| units).max().unwrap_or(0) * LANES;
     let pieces = filters.depth.div_ceil(DEPTH);
 
-    let v_point = padded_point(tiles * DEPTH);
-    let u_point = padded_point(DEPTH * widest);
-    let m_point = padded_point(tiles * widest);
-    let lane = lane_len(ALL_POINTS * (u_point + m_point));
-    let (v, lanes) = scratch.split(pieces * ALL_POINTS * v_point, lane);
+    let v_layout = Layout::by_point(tiles, DEPTH);
+    let u_point = padded(DEPTH * widest);
+    let (v_len, m_len) = (v_layout.len(tiles), Layout::by_tile(widest).len(tiles));
+    let lane = lane_len(ALL_POINTS * u_point + m_len);
+    let (v, lanes) = scratch.split(pieces * v_len, lane);
     let output = SharedMut::new(output);
 
     for block in (0..grid.blocks()).map(|i| grid.block(i)) {
@@ -171,18 +164,16 @@ fn by_panels(
         let shared = SharedMut::new(v);
         for_each_task(pieces * parts, lanes, lane, |task, _| {
             let (piece, at) = (task / parts, task % parts);
-            let job = InputTiles {
+            let job = InputTiles(Tiles {
                 block: &block,
-                tiles: part(block.len(), 1, parts, at),
+                range: part(block.len(), 1, parts, at),
                 from: input.as_ptr(),
-                height: map.height,
-                width: map.width,
+                map,
                 pixel: filters.depth,
                 channels: piece * DEPTH..((piece + 1) * DEPTH).min(filters.depth),
-                to: shared.at(piece * ALL_POINTS * v_point),
-                point_stride: v_point,
-                row: DEPTH,
-            };
+                to: shared.at(piece * v_len),
+                layout: v_layout,
+            });
             // SAFETY: each piece has room for the largest block, and these tiles' rows of it are
             // this task's.
             unsafe { isa.run(job) };
@@ -193,21 +184,20 @@ fn by_panels(
             let (u, m) = lane.split_at_mut(ALL_POINTS * u_point);
             let (first, units) = panels.get(task);
             let width = units * LANES;
+            let m_layout = Layout::by_tile(width);
             for piece in 0..pieces {
                 let depths = piece * DEPTH..((piece + 1) * DEPTH).min(filters.depth);
                 let products = BlockProducts {
                     block: &block,
                     depth: depths.len(),
-                    v: v[piece * ALL_POINTS * v_point..].as_ptr(),
-                    v_point,
-                    v_row: DEPTH,
+                    v: v[piece * v_len..].as_ptr(),
+                    v_layout,
                     u: u.as_ptr(),
                     u_point,
                     u_depth: DEPTH,
                     panels: Panels::new(width, units, 0),
                     m: m.as_mut_ptr(),
-                    m_point,
-                    m_row: width,
+                    m_layout,
                     accumulate: piece > 0,
                 };
                 let transform = FilterPanel {
@@ -226,13 +216,10 @@ fn by_panels(
             }
             let back = OutputTiles {
                 block: &block,
-                tiles: 0..block.len(),
                 from: m.as_ptr(),
-                point_stride: m_point,
-                row: width,
+                layout: m_layout,
                 to: output.at(0),
-                height: map.height,
-                width: map.width,
+                map,
                 pixel: filters.columns,
                 first,
                 channels: width.min(filters.columns - first),
@@ -249,16 +236,14 @@ struct BlockProducts<'a> {
     block: &'a Block,
     depth: usize,
     v: *const f32,
-    v_point: usize,
-    v_row: usize,
+    v_layout: Layout,
     u: *const f32,
     u_point: usize,
     /// Depth that each panel of `U` holds.
     u_depth: usize,
     panels: Panels,
     m: *mut f32,
-    m_point: usize,
-    m_row: usize,
+    m_layout: Layout,
     accumulate: bool,
 }
 
@@ -267,18 +252,23 @@ impl Job for BlockProducts<'_> {
     unsafe fn run<S: Simd>(self) {
         for point in 0..ALL_POINTS {
             let tiles = self.block.using(point / POINTS, point % POINTS);
-            let v = self.v.wrapping_add(point * self.v_point + tiles.start * self.v_row);
-            let m = self.m.wrapping_add(point * self.m_point + tiles.start * self.m_row);
+            let (from, to) = (self.v_layout, self.m_layout);
+            let v = self.v.wrapping_add(point * from.point + tiles.start * from.row);
+            let m = self.m.wrapping_add(point * to.point + tiles.start * to.row);
             let u = self.u.wrapping_add(point * self.u_point);
             for (first, units) in self.panels.iter() {
                 let product = Product {
                     k: self.depth,
                     a: v,
-                    row: self.v_row,
+                    row: from.row,
                     step: 1,
+                    jump: from.chunk,
                     b: u.wrapping_add(first * self.u_depth),
-                    c: m.wrapping_add(first),
-                    stride: self.m_row,
+                    b_step: units * LANES,
+                    b_jump: CHUNK,
+                    c: m.wrapping_add(to.channel(first)),
+                    c_row: to.row,
+                    c_jump: to.chunk,
                     accumulate: self.accumulate,
                 };
                 // SAFETY: the caller lends `V`, `U` and `M` of these sizes.

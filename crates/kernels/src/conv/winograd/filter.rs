@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::points::{POINTS, filter};
-use crate::conv::simd::{Job, LANES, Simd, Vector};
+use crate::conv::simd::{Access, First, Job, LANES, Simd, Vector, Whole};
 
 /// Where a product's filters come from.
 #[derive(Clone, Copy)]
@@ -69,16 +69,13 @@ impl FilterPanel {
             // zeros are written up to the panel's width.
             unsafe {
                 while c + S::Wide::LANES <= left {
-                    let taps =
-                        std::array::from_fn(|t| S::Wide::load(from.wrapping_add(t * tap + c)));
+                    let taps = load_taps::<S::Wide>(from.wrapping_add(c), tap, Whole);
                     filter_points(taps, to.wrapping_add(c), self.point_stride);
                     c += S::Wide::LANES;
                 }
                 while c < width {
                     let n = LANES.min(left.saturating_sub(c));
-                    let taps = std::array::from_fn(|t| {
-                        S::Narrow::load_partial(from.wrapping_add(t * tap + c), n)
-                    });
+                    let taps = load_taps::<S::Narrow>(from.wrapping_add(c), tap, First(n));
                     filter_points(taps, to.wrapping_add(c), self.point_stride);
                     c += LANES;
                 }
@@ -119,7 +116,10 @@ impl FilterPanel {
                         *block = S::transpose(lines);
                     }
                     for i in 0..LANES {
-                        let taps = std::array::from_fn(|t| block[t][i]);
+                        let mut taps = [zero; 9];
+                        for (tap, block) in taps.iter_mut().zip(&block) {
+                            *tap = block[i];
+                        }
                         let to = self.to.wrapping_add((k - self.depths.start + i) * width + c);
                         filter_points(taps, to, self.point_stride);
                     }
@@ -129,10 +129,26 @@ impl FilterPanel {
     }
 }
 
+/// The nine taps of a vector of columns.
+#[inline(always)]
+unsafe fn load_taps<V: Vector>(from: *const f32, tap: usize, access: impl Access) -> [V; 9] {
+    // SAFETY: passed on to the caller.
+    unsafe {
+        let mut taps = [V::splat(0.0); 9];
+        for (t, value) in taps.iter_mut().enumerate() {
+            *value = access.load(from.wrapping_add(t * tap));
+        }
+        taps
+    }
+}
+
 #[inline(always)]
 unsafe fn filter_points<V: Vector>(taps: [V; 9], to: *mut f32, point_stride: usize) {
-    let columns: [[V; POINTS]; 3] =
-        std::array::from_fn(|j| filter([taps[j], taps[3 + j], taps[6 + j]]));
+    let columns = [
+        filter([taps[0], taps[3], taps[6]]),
+        filter([taps[1], taps[4], taps[7]]),
+        filter([taps[2], taps[5], taps[8]]),
+    ];
     for i in 0..POINTS {
         let points = filter([columns[0][i], columns[1][i], columns[2][i]]);
         for (j, point) in points.into_iter().enumerate() {

@@ -2,12 +2,11 @@
 
 use std::ops::Range;
 
-use super::points::{POINTS, TILE, uses};
+use super::points::{TILE, uses};
 
 /// One dimension of the map: `count` tiles of 4 outputs, except that the last has `last`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Axis {
-    pub size: usize,
     pub count: usize,
     pub last: usize,
 }
@@ -15,12 +14,7 @@ pub(super) struct Axis {
 impl Axis {
     pub(super) fn new(size: usize) -> Self {
         let count = size.div_ceil(TILE);
-        Self { size, count, last: size - (count - 1) * TILE }
-    }
-
-    /// Products in one dimension: what the tiles of a line need together.
-    pub(super) fn points(self) -> usize {
-        (self.count - 1) * POINTS + self.last + 2
+        Self { count, last: size - (count - 1) * TILE }
     }
 }
 
@@ -109,38 +103,106 @@ impl Block {
         start..end
     }
 
-    /// Calls `f(t, tile)` for the tiles `range` of the block, in order.
+    /// The tiles `range` of the block, in order.
     #[inline(always)]
-    pub(super) fn for_each(&self, range: Range<usize>, mut f: impl FnMut(usize, Tile)) {
-        let full_rows = self.first_row..self.first_row + self.full_rows;
-        let short_rows = full_rows.end..full_rows.end + usize::from(self.short_row);
-        let full_columns = 0..self.full_columns;
-        let short_columns = self.full_columns..self.full_columns + usize::from(self.short_column);
-        let (bottom, right) = (self.rows.last, self.columns.last);
-        let groups = [
-            (&full_rows, &short_columns, TILE, right),
-            (&full_rows, &full_columns, TILE, TILE),
-            (&short_rows, &full_columns, bottom, TILE),
-            (&short_rows, &short_columns, bottom, right),
-        ];
-        let mut t = 0;
-        for (rows, columns, height, width) in groups {
-            for image in self.first_image..self.first_image + self.images {
-                for row in rows.clone() {
-                    if t + columns.len() <= range.start || t >= range.end {
-                        t += columns.len();
-                        continue;
-                    }
-                    for column in columns.clone() {
-                        if range.contains(&t) {
-                            let (y, x) = (row * TILE, column * TILE);
-                            f(t, Tile { image, y, x, height, width });
-                        }
-                        t += 1;
-                    }
-                }
+    pub(super) fn tiles(&self, range: Range<usize>) -> Tiles<'_> {
+        let mut tiles = Tiles {
+            block: self,
+            range,
+            group: self.group(0),
+            next_group: 1,
+            image: 0,
+            row: 0,
+            column: 0,
+        };
+        let mut before = 0;
+        while !tiles.range.is_empty()
+            && tiles.range.start - before >= self.images * tiles.group.per_image()
+        {
+            before += self.images * tiles.group.per_image();
+            tiles.group = self.group(tiles.next_group);
+            tiles.next_group += 1;
+        }
+        if !tiles.range.is_empty() {
+            let n = tiles.range.start - before;
+            tiles.image = n / tiles.group.per_image();
+            tiles.row = n % tiles.group.per_image() / tiles.group.columns;
+            tiles.column = n % tiles.group.columns;
+        }
+        tiles
+    }
+
+    /// The groups of equal tiles in their order: right, full, bottom, corner.
+    #[inline(always)]
+    fn group(&self, i: usize) -> Group {
+        let (bottom, right) = (i >= 2, i == 0 || i == 3);
+        Group {
+            first_row: self.first_row + if bottom { self.full_rows } else { 0 },
+            rows: if bottom { usize::from(self.short_row) } else { self.full_rows },
+            first_column: if right { self.full_columns } else { 0 },
+            columns: if right { usize::from(self.short_column) } else { self.full_columns },
+            height: if bottom { self.rows.last } else { TILE },
+            width: if right { self.columns.last } else { TILE },
+        }
+    }
+}
+
+/// Tiles of one size: some tile rows and columns of every image of a block.
+#[derive(Clone, Copy)]
+struct Group {
+    first_row: usize,
+    rows: usize,
+    first_column: usize,
+    columns: usize,
+    height: usize,
+    width: usize,
+}
+
+impl Group {
+    fn per_image(&self) -> usize {
+        self.rows * self.columns
+    }
+}
+
+/// See [`Block::tiles`].
+pub(super) struct Tiles<'a> {
+    block: &'a Block,
+    range: Range<usize>,
+    group: Group,
+    next_group: usize,
+    image: usize,
+    row: usize,
+    column: usize,
+}
+
+impl Iterator for Tiles<'_> {
+    type Item = (usize, Tile);
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<(usize, Tile)> {
+        let t = self.range.next()?;
+        while self.image == self.block.images || self.group.per_image() == 0 {
+            self.group = self.block.group(self.next_group);
+            self.next_group += 1;
+            self.image = 0;
+        }
+        let tile = Tile {
+            image: self.block.first_image + self.image,
+            y: (self.group.first_row + self.row) * TILE,
+            x: (self.group.first_column + self.column) * TILE,
+            height: self.group.height,
+            width: self.group.width,
+        };
+        self.column += 1;
+        if self.column == self.group.columns {
+            self.column = 0;
+            self.row += 1;
+            if self.row == self.group.rows {
+                self.row = 0;
+                self.image += 1;
             }
         }
+        Some((t, tile))
     }
 }
 

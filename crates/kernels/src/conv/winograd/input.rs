@@ -1,46 +1,72 @@
-//! `V = B^T d B`: input tiles to the points of the Winograd domain.
+//! Into the Winograd domain: `V = B^T d B` for input tiles, `Z = A dy A^T` for output gradients.
 
 use std::ops::Range;
 
+use super::correlation::Map;
 use super::grid::{Block, Tile};
-use super::points::{POINTS, TILE, input, uses};
-use crate::conv::simd::{Job, LANES, Simd, Vector};
+use super::layout::{Distance, Far, Layout, Near, by_tile_size};
+use super::points::{POINTS, TILE, gradient, input, uses};
+use crate::conv::product::CHUNK;
+use crate::conv::simd::{Access, First, Job, LANES, Simd, Vector, Whole};
 
 /// What stands for a pixel outside the map.
 static ZEROS: [f32; 16] = [0.0; 16];
 
-/// Transforms some tiles of a block, some channels of them.
+/// Some tiles of a block, some channels of them, and where they go.
 ///
-/// `V[point][tile][channel]` is written at `to + point * point_stride + t * row + channel -
-/// channels.start`, channels padded with zeros to a multiple of [`LANES`].
+/// Channel `channels.start` becomes the layout's channel 0; channels are padded with zeros to a
+/// multiple of [`LANES`].
 #[derive(Clone)]
-pub(super) struct InputTiles<'a> {
+pub(super) struct Tiles<'a> {
     pub block: &'a Block,
     /// Which tiles of the block.
-    pub tiles: Range<usize>,
-    /// The map, `[image][height][width][row length `pixel`]`.
+    pub range: Range<usize>,
+    /// The map, `[image][height][width][pixel]`.
     pub from: *const f32,
-    pub height: usize,
-    pub width: usize,
+    pub map: Map,
     pub pixel: usize,
     pub channels: Range<usize>,
     pub to: *mut f32,
-    pub point_stride: usize,
-    pub row: usize,
+    pub layout: Layout,
 }
+
+/// `V`: the 6 x 6 pixels under each tile.
+#[derive(Clone)]
+pub(super) struct InputTiles<'a>(pub Tiles<'a>);
+
+/// `Z`: the 4 x 4 pixels, or fewer, of each tile.
+#[derive(Clone)]
+pub(super) struct GradientTiles<'a>(pub Tiles<'a>);
 
 impl Job for InputTiles<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        self.block.for_each(self.tiles.clone(), |t, tile| {
-            let to = self.to.wrapping_add(t * self.row);
-            // SAFETY: the caller lends the map and room for the tiles.
-            unsafe { self.tile::<S>(tile, to) }
-        });
+        // SAFETY: passed on from the caller.
+        unsafe {
+            if self.0.layout.point == CHUNK {
+                self.tiles::<S, _>(Near);
+            } else {
+                self.tiles::<S, _>(Far(self.0.layout.point));
+            }
+        }
     }
 }
 
-/// The 6 x 6 pixels under a tile, as seen from its first channel.
+impl Job for GradientTiles<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        // SAFETY: passed on from the caller.
+        unsafe {
+            if self.0.layout.point == CHUNK {
+                self.tiles::<S, _>(Near);
+            } else {
+                self.tiles::<S, _>(Far(self.0.layout.point));
+            }
+        }
+    }
+}
+
+/// The 6 x 6 pixels under a tile, as seen from channel 0.
 #[derive(Clone, Copy)]
 struct Window {
     /// Pixel `(0, 0)` of the window; it may lie outside of the map, and is then not read.
@@ -56,64 +82,47 @@ struct Window {
 
 impl InputTiles<'_> {
     #[inline(always)]
-    unsafe fn tile<S: Simd>(&self, tile: Tile, to: *mut f32) {
-        let line = self.width * self.pixel;
-        let pixel = (tile.image * self.height + tile.y) * self.width + tile.x;
-        let window = Window {
-            start: self.from.wrapping_add(pixel * self.pixel).wrapping_sub(line + self.pixel),
-            line,
-            pixel: self.pixel,
-            top: tile.y == 0,
-            bottom: tile.y + tile.height == self.height,
-            left: tile.x == 0,
-            right: tile.x + tile.width == self.width,
-        };
-        macro_rules! sizes {
-            ($(($h:literal, $w:literal))*) => {
-                match (tile.height, tile.width) {
-                    // SAFETY: passed on.
-                    $(($h, $w) => unsafe { self.channels::<S, $h, $w>(window, to) },)*
-                    _ => unreachable!("a tile has 1 to 4 outputs a side"),
-                }
-            };
+    unsafe fn tiles<S: Simd, D: Distance>(&self, distance: D) {
+        for (t, tile) in self.0.block.tiles(self.0.range.clone()) {
+            let to = self.0.to.wrapping_add(t * self.0.layout.row);
+            // SAFETY: passed on from the caller.
+            unsafe { by_tile_size!(tile, self.channels::<S, D>(tile, to, distance)) };
         }
-        sizes!((4, 4)(4, 3)(4, 2)(4, 1)(3, 4)(3, 3)(3, 2)(3, 1)(2, 4)(2, 3)(2, 2)(2, 1)(1, 4)(
-            1, 3
-        )(1, 2)(1, 1));
     }
 
     #[inline(always)]
-    unsafe fn channels<S: Simd, const H: usize, const W: usize>(
+    unsafe fn channels<S: Simd, D: Distance, const H: usize, const W: usize>(
         &self,
-        window: Window,
+        tile: Tile,
         to: *mut f32,
+        distance: D,
     ) {
-        let Range { start, end } = self.channels;
+        let Tiles { from, map: Map { height, width, .. }, pixel, layout, .. } = self.0;
+        let line = width * pixel;
+        let at = ((tile.image * height + tile.y) * width + tile.x) * pixel;
+        let window = Window {
+            start: from.wrapping_add(at).wrapping_sub(line + pixel),
+            line,
+            pixel,
+            top: tile.y == 0,
+            bottom: tile.y + H == height,
+            left: tile.x == 0,
+            right: tile.x + W == width,
+        };
+        let Range { start, end } = self.0.channels;
         let mut c = start;
-        // SAFETY: channels `c..c + LANES` of each, or as many as there are, are within the pixel;
-        // they go to the tile's own row.
+        // SAFETY: a whole vector of channels is left in the pixels, or `end - c`; they go to the
+        // tile's own row.
         unsafe {
             while c + S::Wide::LANES <= end {
-                let load = |p| S::Wide::load(p);
-                window_points::<_, H, W>(
-                    window,
-                    c,
-                    load,
-                    to.wrapping_add(c - start),
-                    self.point_stride,
-                );
+                let to = to.wrapping_add(layout.channel(c - start));
+                window_points::<S::Wide, D, H, W>(window, c, Whole, to, distance);
                 c += S::Wide::LANES;
             }
             while c < end {
-                let n = LANES.min(end - c);
-                let load = |p| S::Narrow::load_partial(p, n);
-                window_points::<_, H, W>(
-                    window,
-                    c,
-                    load,
-                    to.wrapping_add(c - start),
-                    self.point_stride,
-                );
+                let to = to.wrapping_add(layout.channel(c - start));
+                let access = First(LANES.min(end - c));
+                window_points::<S::Narrow, D, H, W>(window, c, access, to, distance);
                 c += LANES;
             }
         }
@@ -121,170 +130,202 @@ impl InputTiles<'_> {
 }
 
 /// One vector of channels of one tile.
+///
+/// Two lines of points at a time, so that the 2 x 6 half-transformed values stay in registers; the
+/// pixels are read again for each, from the first-level cache. The pairs share subexpressions.
 #[inline(always)]
-unsafe fn window_points<V: Vector, const H: usize, const W: usize>(
+unsafe fn window_points<V: Vector, D: Distance, const H: usize, const W: usize>(
     window: Window,
     channel: usize,
-    load: impl Fn(*const f32) -> V,
+    access: impl Access,
     to: *mut f32,
-    point_stride: usize,
+    distance: D,
 ) {
-    // SAFETY: passed on to the caller. Pixels outside of the map are replaced by zeros: no tile
-    // reaches further than one pixel over a side.
+    // SAFETY: passed on to the caller.
     unsafe {
-        let zero = V::splat(0.0);
-        let start = window.start.wrapping_add(channel);
-        let (top, top_step) = if window.top { (ZEROS.as_ptr(), 0) } else { (start, window.pixel) };
-        let (bottom, bottom_step) = if window.bottom {
-            (ZEROS.as_ptr(), 0)
-        } else {
-            (start.wrapping_add((H + 1) * window.line), window.pixel)
-        };
-        let mut vertical = [[zero; POINTS]; POINTS];
-        for j in 0..W + 2 {
-            if (j == 0 && window.left) || (j == W + 1 && window.right) {
-                continue;
-            }
-            let mut d = [zero; POINTS];
-            d[0] = load(top.wrapping_add(j * top_step));
-            for (i, d) in d.iter_mut().enumerate().take(H + 1).skip(1) {
-                *d = load(start.wrapping_add(i * window.line + j * window.pixel));
-            }
-            d[H + 1] = load(bottom.wrapping_add(j * bottom_step));
-            let points = input::<V, H>(d);
-            for i in 0..POINTS {
-                vertical[i][j] = points[i];
-            }
+        window_lines::<V, D, H, W, 0, 5>(window, channel, access, to, distance);
+        window_lines::<V, D, H, W, 1, 2>(window, channel, access, to, distance);
+        window_lines::<V, D, H, W, 3, 4>(window, channel, access, to, distance);
+    }
+}
+
+#[inline(always)]
+unsafe fn window_lines<
+    V: Vector,
+    D: Distance,
+    const H: usize,
+    const W: usize,
+    const P: usize,
+    const Q: usize,
+>(
+    window: Window,
+    channel: usize,
+    access: impl Access,
+    to: *mut f32,
+    distance: D,
+) {
+    // SAFETY: passed on to the caller.
+    unsafe {
+        let column = |j| window_column::<V, H, W, P, Q>(window, channel, access, j);
+        let c = [column(0), column(1), column(2), column(3), column(4), column(5)];
+        if uses(H, P) {
+            let line = [c[0].0, c[1].0, c[2].0, c[3].0, c[4].0, c[5].0];
+            store_line::<V, D, W>(input::<V, W>(line), to, distance, P);
         }
-        for i in 0..POINTS {
-            if uses(H, i) {
-                let points = input::<V, W>(vertical[i]);
-                for j in 0..POINTS {
-                    if uses(W, j) {
-                        points[j].store(to.wrapping_add((i * POINTS + j) * point_stride));
-                    }
-                }
-            }
+        if uses(H, Q) {
+            let line = [c[0].1, c[1].1, c[2].1, c[3].1, c[4].1, c[5].1];
+            store_line::<V, D, W>(input::<V, W>(line), to, distance, Q);
         }
     }
 }
 
-/// `Z = A dy A^T`: tiles of an output gradient to the points, for the weight gradient.
-///
-/// `Z[point][panel][tile][column]` goes to `to + point * point_stride + tiles * first column of the
-/// panel + t * width of the panel + column`: the layout of the products' right operand, `tiles`
-/// being the depth of the sum.
-#[derive(Clone)]
-pub(super) struct GradientTiles<'a> {
-    pub block: &'a Block,
-    pub range: Range<usize>,
-    /// The map, `[image][height][width][channels]`.
-    pub from: *const f32,
-    pub height: usize,
-    pub width: usize,
-    pub channels: usize,
-    pub panels: crate::conv::product::Panels,
-    pub to: *mut f32,
-    pub point_stride: usize,
-    /// Tiles that a panel holds.
-    pub tiles: usize,
+/// Points `P` and `Q` of a column of the window. Pixels outside of the map are zeros: no tile reaches
+/// further than one pixel over a side.
+#[inline(always)]
+unsafe fn window_column<
+    V: Vector,
+    const H: usize,
+    const W: usize,
+    const P: usize,
+    const Q: usize,
+>(
+    window: Window,
+    channel: usize,
+    access: impl Access,
+    j: usize,
+) -> (V, V) {
+    // SAFETY: passed on to the caller.
+    unsafe {
+        let mut d = [V::splat(0.0); POINTS];
+        let outside = j > W + 1 || (j == 0 && window.left) || (j == W + 1 && window.right);
+        if outside {
+            return (d[0], d[0]);
+        }
+        let start = window.start.wrapping_add(channel + j * window.pixel);
+        for (i, d) in d.iter_mut().enumerate() {
+            let from = start.wrapping_add(i * window.line);
+            if i == 0 {
+                *d = access.load(if window.top { ZEROS.as_ptr() } else { from });
+            } else if i == H + 1 {
+                *d = access.load(if window.bottom { ZEROS.as_ptr() } else { from });
+            } else if i <= H {
+                *d = access.load(from);
+            }
+        }
+        let points = input::<V, H>(d);
+        (points[P], points[Q])
+    }
 }
 
-impl Job for GradientTiles<'_> {
-    #[inline(always)]
-    unsafe fn run<S: Simd>(self) {
-        self.block.for_each(self.range.clone(), |t, tile| {
-            macro_rules! sizes {
-                ($(($h:literal, $w:literal))*) => {
-                    match (tile.height, tile.width) {
-                        // SAFETY: the caller lends the map and room for the tiles.
-                        $(($h, $w) => unsafe { self.panels::<S, $h, $w>(t, tile) },)*
-                        _ => unreachable!("a tile has 1 to 4 outputs a side"),
-                    }
-                };
-            }
-            sizes!((4, 4)(4, 3)(4, 2)(4, 1)(3, 4)(3, 3)(3, 2)(3, 1)(2, 4)(2, 3)(2, 2)(2, 1)(1, 4)(
-                1, 3
-            )(1, 2)(1, 1));
-        });
+#[inline(always)]
+unsafe fn store_line<V: Vector, D: Distance, const W: usize>(
+    points: [V; POINTS],
+    to: *mut f32,
+    distance: D,
+    i: usize,
+) {
+    for (j, point) in points.into_iter().enumerate() {
+        if uses(W, j) {
+            // SAFETY: passed on to the caller.
+            unsafe { point.store(to.wrapping_add(distance.point(i * POINTS + j))) };
+        }
     }
 }
 
 impl GradientTiles<'_> {
     #[inline(always)]
-    unsafe fn panels<S: Simd, const H: usize, const W: usize>(&self, t: usize, tile: Tile) {
-        let pixel = (tile.image * self.height + tile.y) * self.width + tile.x;
-        let from = self.from.wrapping_add(pixel * self.channels);
-        let line = self.width * self.channels;
-        for (first, units) in self.panels.iter() {
-            let width = units * LANES;
-            let to = self.to.wrapping_add(first * self.tiles + t * width);
-            let mut c = 0;
-            // SAFETY: the tile's pixels are within the map, and columns past the channels are
-            // neither read nor left unwritten; they go to the tile's own row of the panel.
-            unsafe {
-                while c + S::Wide::LANES <= width && first + c + S::Wide::LANES <= self.channels {
-                    let load = |p| S::Wide::load(p);
-                    gradient_points::<_, H, W>(
-                        from.wrapping_add(first + c),
-                        line,
-                        self.channels,
-                        load,
-                        to.wrapping_add(c),
-                        self.point_stride,
-                    );
-                    c += S::Wide::LANES;
-                }
-                while c < width {
-                    let n = LANES.min(self.channels.saturating_sub(first + c));
-                    let load = |p| S::Narrow::load_partial(p, n);
-                    gradient_points::<_, H, W>(
-                        from.wrapping_add(first + c),
-                        line,
-                        self.channels,
-                        load,
-                        to.wrapping_add(c),
-                        self.point_stride,
-                    );
-                    c += LANES;
-                }
+    unsafe fn tiles<S: Simd, D: Distance>(&self, distance: D) {
+        for (t, tile) in self.0.block.tiles(self.0.range.clone()) {
+            let to = self.0.to.wrapping_add(t * self.0.layout.row);
+            // SAFETY: passed on from the caller.
+            unsafe { by_tile_size!(tile, self.channels::<S, D>(tile, to, distance)) };
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn channels<S: Simd, D: Distance, const H: usize, const W: usize>(
+        &self,
+        tile: Tile,
+        to: *mut f32,
+        distance: D,
+    ) {
+        let Tiles { from, map: Map { height, width, .. }, pixel, layout, .. } = self.0;
+        let line = width * pixel;
+        let from = from.wrapping_add(((tile.image * height + tile.y) * width + tile.x) * pixel);
+        let Range { start, end } = self.0.channels;
+        let mut c = start;
+        // SAFETY: a whole vector of channels is left in the pixels, or `end - c`; they go to the
+        // tile's own row.
+        unsafe {
+            while c + S::Wide::LANES <= end {
+                let (from, to) = (from.wrapping_add(c), to.wrapping_add(layout.channel(c - start)));
+                gradient_points::<S::Wide, D, H, W>(from, line, pixel, Whole, to, distance);
+                c += S::Wide::LANES;
+            }
+            while c < end {
+                let (from, to) = (from.wrapping_add(c), to.wrapping_add(layout.channel(c - start)));
+                let access = First(LANES.min(end - c));
+                gradient_points::<S::Narrow, D, H, W>(from, line, pixel, access, to, distance);
+                c += LANES;
             }
         }
     }
 }
 
 #[inline(always)]
-unsafe fn gradient_points<V: Vector, const H: usize, const W: usize>(
+unsafe fn gradient_points<V: Vector, D: Distance, const H: usize, const W: usize>(
     from: *const f32,
     line: usize,
     pixel: usize,
-    load: impl Fn(*const f32) -> V,
+    access: impl Access,
     to: *mut f32,
-    point_stride: usize,
+    distance: D,
 ) {
     // SAFETY: passed on to the caller.
     unsafe {
-        let zero = V::splat(0.0);
-        let mut vertical = [[zero; TILE]; POINTS];
-        for j in 0..W {
-            let mut y = [zero; TILE];
-            for (i, y) in y.iter_mut().enumerate().take(H) {
-                *y = load(from.wrapping_add(i * line + j * pixel));
-            }
-            let points = super::points::gradient::<V, H>(y);
-            for i in 0..POINTS {
-                vertical[i][j] = points[i];
-            }
-        }
-        for i in 0..POINTS {
-            if uses(H, i) {
-                let points = super::points::gradient::<V, W>(vertical[i]);
-                for j in 0..POINTS {
-                    if uses(W, j) {
-                        points[j].store(to.wrapping_add((i * POINTS + j) * point_stride));
-                    }
+        gradient_lines::<V, D, H, W, 0, 5>(from, line, pixel, access, to, distance);
+        gradient_lines::<V, D, H, W, 1, 2>(from, line, pixel, access, to, distance);
+        gradient_lines::<V, D, H, W, 3, 4>(from, line, pixel, access, to, distance);
+    }
+}
+
+/// As [`window_lines`].
+#[inline(always)]
+unsafe fn gradient_lines<
+    V: Vector,
+    D: Distance,
+    const H: usize,
+    const W: usize,
+    const P: usize,
+    const Q: usize,
+>(
+    from: *const f32,
+    line: usize,
+    pixel: usize,
+    access: impl Access,
+    to: *mut f32,
+    distance: D,
+) {
+    // SAFETY: passed on to the caller; only the tile's own pixels are read.
+    unsafe {
+        let column = |j: usize| {
+            let mut y = [V::splat(0.0); TILE];
+            if j < W {
+                for (i, y) in y.iter_mut().enumerate().take(H) {
+                    *y = access.load(from.wrapping_add(i * line + j * pixel));
                 }
             }
+            let points = gradient::<V, H>(y);
+            (points[P], points[Q])
+        };
+        let c = [column(0), column(1), column(2), column(3)];
+        if uses(H, P) {
+            let points = gradient::<V, W>([c[0].0, c[1].0, c[2].0, c[3].0]);
+            store_line::<V, D, W>(points, to, distance, P);
+        }
+        if uses(H, Q) {
+            let points = gradient::<V, W>([c[0].1, c[1].1, c[2].1, c[3].1]);
+            store_line::<V, D, W>(points, to, distance, Q);
         }
     }
 }

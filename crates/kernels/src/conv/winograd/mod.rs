@@ -17,6 +17,7 @@ mod correlation;
 mod filter;
 mod grid;
 mod input;
+mod layout;
 mod output;
 mod points;
 mod weight_gradient;
@@ -28,12 +29,7 @@ pub(super) use weight_gradient::weight_gradient;
 /// Points of a tile.
 const ALL_POINTS: usize = points::POINTS * points::POINTS;
 
-/// A row length that does not put all rows of a matrix into the same few cache sets.
-fn padded_row(len: usize) -> usize {
-    if len.is_multiple_of(128) { len + 16 } else { len }
-}
-
 /// A stride between points that does not put all points into the same few cache sets.
-fn padded_point(len: usize) -> usize {
+fn padded(len: usize) -> usize {
     len.next_multiple_of(16) + 16
 }

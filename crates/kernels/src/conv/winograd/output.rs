@@ -1,27 +1,25 @@
-//! `Y = A^T M A`: products in the Winograd domain back to output tiles, and the weight gradient's
-//! `dg = G^T dU G`.
+//! Out of the Winograd domain: `Y = A^T M A` for output tiles, `dg = G^T dU G` for the weight gradient.
 
 use std::ops::Range;
 
+use super::correlation::Map;
 use super::grid::{Block, Tile};
+use super::layout::{Distance, Far, Layout, Near, by_tile_size};
 use super::points::{POINTS, TILE, filter_gradient, output, uses};
-use crate::conv::epilogue::{Finish, for_each_vector};
-use crate::conv::simd::{Job, LANES, Simd, Vector};
+use crate::conv::epilogue::Finish;
+use crate::conv::product::CHUNK;
+use crate::conv::simd::{Access, First, Job, LANES, Simd, Vector, Whole};
 
-/// Transforms some tiles of a block back, `channels` of them from `first` on.
-///
-/// `M[point][tile][channel]` is read at `from + point * point_stride + t * row + channel - first`.
+/// Transforms some tiles of a block back, `channels` of them from `first` on, which is the layout's
+/// channel 0.
 #[derive(Clone)]
 pub(super) struct OutputTiles<'a> {
     pub block: &'a Block,
-    pub tiles: Range<usize>,
     pub from: *const f32,
-    pub point_stride: usize,
-    pub row: usize,
+    pub layout: Layout,
     /// The map, `[image][height][width][pixel]`.
     pub to: *mut f32,
-    pub height: usize,
-    pub width: usize,
+    pub map: Map,
     pub pixel: usize,
     pub first: usize,
     pub channels: usize,
@@ -31,113 +29,129 @@ pub(super) struct OutputTiles<'a> {
 impl Job for OutputTiles<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        self.block.for_each(self.tiles.clone(), |t, tile| {
-            let from = self.from.wrapping_add(t * self.row);
-            macro_rules! sizes {
-                ($(($h:literal, $w:literal))*) => {
-                    match (tile.height, tile.width) {
-                        // SAFETY: the caller lends the products and the map.
-                        $(($h, $w) => unsafe { self.tile::<S, $h, $w>(from, tile) },)*
-                        _ => unreachable!("a tile has 1 to 4 outputs a side"),
-                    }
-                };
-            }
-            sizes!((4, 4)(4, 3)(4, 2)(4, 1)(3, 4)(3, 3)(3, 2)(3, 1)(2, 4)(2, 3)(2, 2)(2, 1)(1, 4)(
-                1, 3
-            )(1, 2)(1, 1));
-        });
-    }
-}
-
-impl OutputTiles<'_> {
-    #[inline(always)]
-    unsafe fn tile<S: Simd, const H: usize, const W: usize>(&self, from: *const f32, tile: Tile) {
-        let pixel = (tile.image * self.height + tile.y) * self.width + tile.x;
-        let at = pixel * self.pixel;
-        for_each_vector::<S>(
-            self.channels,
-            |c| {
-                // SAFETY: a whole vector of channels is left.
-                let load = |p| unsafe { S::Wide::load(p) };
-                let store = |v: S::Wide, p| unsafe { v.store(p) };
-                unsafe {
-                    self.vector::<S::Wide, H, W>(
-                        from.wrapping_add(c),
-                        at,
-                        self.first + c,
-                        load,
-                        store,
-                    )
-                }
-            },
-            |c, n| {
-                // SAFETY: `n` channels are left; the products are padded to whole vectors.
-                let load = |p| unsafe { S::Narrow::load_partial(p, n) };
-                let store = |v: S::Narrow, p| unsafe { v.store_partial(p, n) };
-                unsafe {
-                    self.vector::<S::Narrow, H, W>(
-                        from.wrapping_add(c),
-                        at,
-                        self.first + c,
-                        load,
-                        store,
-                    )
-                }
-            },
-        );
-    }
-
-    #[inline(always)]
-    unsafe fn vector<V: Vector, const H: usize, const W: usize>(
-        &self,
-        from: *const f32,
-        at: usize,
-        channel: usize,
-        load: impl Fn(*const f32) -> V + Copy,
-        store: impl Fn(V, *mut f32) + Copy,
-    ) {
-        // SAFETY: passed on to the caller.
+        // SAFETY: passed on from the caller.
         unsafe {
-            let zero = V::splat(0.0);
-            let mut vertical = [[zero; POINTS]; TILE];
-            for j in 0..POINTS {
-                if uses(W, j) {
-                    let mut m = [zero; POINTS];
-                    for (i, m) in m.iter_mut().enumerate() {
-                        if uses(H, i) {
-                            *m = V::load(from.wrapping_add((i * POINTS + j) * self.point_stride));
-                        }
-                    }
-                    let outputs = output::<V, H>(m);
-                    for i in 0..H {
-                        vertical[i][j] = outputs[i];
-                    }
-                }
-            }
-            for (i, line) in vertical.iter().enumerate().take(H) {
-                let y = output::<V, W>(*line);
-                let row: [V; W] = std::array::from_fn(|j| y[j]);
-                let at = at + i * self.width * self.pixel;
-                self.finish.pixels(row, self.to, at, self.pixel, channel, load, store);
+            if self.layout.point == CHUNK {
+                self.tiles::<S, _>(Near);
+            } else {
+                self.tiles::<S, _>(Far(self.layout.point));
             }
         }
     }
 }
 
+impl OutputTiles<'_> {
+    #[inline(always)]
+    unsafe fn tiles<S: Simd, D: Distance>(&self, distance: D) {
+        for (t, tile) in self.block.tiles(0..self.block.len()) {
+            let from = self.from.wrapping_add(t * self.layout.row);
+            // SAFETY: passed on from the caller.
+            unsafe { by_tile_size!(tile, self.tile::<S, D>(from, tile, distance)) };
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn tile<S: Simd, D: Distance, const H: usize, const W: usize>(
+        &self,
+        from: *const f32,
+        tile: Tile,
+        distance: D,
+    ) {
+        let pixel = (tile.image * self.map.height + tile.y) * self.map.width + tile.x;
+        let at = pixel * self.pixel;
+        let mut c = 0;
+        // SAFETY: a whole vector of channels is left, or `channels - c`; the products are padded to
+        // whole vectors.
+        unsafe {
+            while c + S::Wide::LANES <= self.channels {
+                let from = from.wrapping_add(self.layout.channel(c));
+                let channel = self.first + c;
+                self.lines::<S::Wide, D, H, W, 0, 2>(from, at, channel, Whole, distance);
+                self.lines::<S::Wide, D, H, W, 1, 3>(from, at, channel, Whole, distance);
+                c += S::Wide::LANES;
+            }
+            while c < self.channels {
+                let from = from.wrapping_add(self.layout.channel(c));
+                let (channel, access) = (self.first + c, First(LANES.min(self.channels - c)));
+                self.lines::<S::Narrow, D, H, W, 0, 2>(from, at, channel, access, distance);
+                self.lines::<S::Narrow, D, H, W, 1, 3>(from, at, channel, access, distance);
+                c += LANES;
+            }
+        }
+    }
+
+    /// Lines `P` and `Q` of a tile: few enough values to stay in registers, and those that share
+    /// subexpressions.
+    #[inline(always)]
+    unsafe fn lines<
+        V: Vector,
+        D: Distance,
+        const H: usize,
+        const W: usize,
+        const P: usize,
+        const Q: usize,
+    >(
+        &self,
+        from: *const f32,
+        at: usize,
+        channel: usize,
+        access: impl Access,
+        distance: D,
+    ) {
+        if P >= H {
+            return;
+        }
+        // SAFETY: passed on to the caller.
+        unsafe {
+            let column = |j: usize| {
+                let mut m = [V::splat(0.0); POINTS];
+                if uses(W, j) {
+                    for (i, m) in m.iter_mut().enumerate() {
+                        if uses(H, i) {
+                            *m = V::load(from.wrapping_add(distance.point(i * POINTS + j)));
+                        }
+                    }
+                }
+                let y = output::<V, H>(m);
+                (y[P], y[Q])
+            };
+            let c = [column(0), column(1), column(2), column(3), column(4), column(5)];
+            let y = output::<V, W>([c[0].0, c[1].0, c[2].0, c[3].0, c[4].0, c[5].0]);
+            self.finish_line::<V, W>(y, at, P, channel, access);
+            if Q < H {
+                let y = output::<V, W>([c[0].1, c[1].1, c[2].1, c[3].1, c[4].1, c[5].1]);
+                self.finish_line::<V, W>(y, at, Q, channel, access);
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn finish_line<V: Vector, const W: usize>(
+        &self,
+        y: [V; TILE],
+        at: usize,
+        i: usize,
+        channel: usize,
+        access: impl Access,
+    ) {
+        let at = at + i * self.map.width * self.pixel;
+        // SAFETY: passed on to the caller.
+        unsafe { self.finish.pixels::<V, W>(y, self.to, at, self.pixel, channel, access) };
+    }
+}
+
 /// Adds `G^T dU G` to rows `rows` of the weight gradient, `columns` of them from `first_column` on.
 ///
-/// `dU[copy][point][row][column]` is read at `from + copy * copy_stride + point * point_stride +
-/// (row - rows.start) * row_stride + column - first_column`; copies are summed in order.
+/// `dU` has one or more copies, summed in order; their row 0 is `rows.start`, their column 0
+/// `first_column`.
 #[derive(Clone)]
 pub(super) struct FilterGradient {
     pub from: *const f32,
     pub copies: usize,
     pub copy_stride: usize,
-    pub point_stride: usize,
-    pub row_stride: usize,
-    /// Input channels.
+    /// With the input channels for tiles, and the output channels for channels.
+    pub layout: Layout,
     pub rows: Range<usize>,
-    /// Output channels.
     pub first_column: usize,
     pub columns: usize,
     /// `[3][3][full_in][full_out]`.
@@ -150,72 +164,51 @@ impl Job for FilterGradient {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         for row in self.rows.clone() {
-            let from = self.from.wrapping_add((row - self.rows.start) * self.row_stride);
+            let from = self.from.wrapping_add((row - self.rows.start) * self.layout.row);
             let to = self.to.wrapping_add(row * self.full_out + self.first_column);
-            for_each_vector::<S>(
-                self.columns,
-                |c| {
-                    // SAFETY: a whole vector of columns is left.
-                    let load = |p| unsafe { S::Wide::load(p) };
-                    let store = |v: S::Wide, p| unsafe { v.store(p) };
-                    unsafe {
-                        self.vector::<S::Wide>(
-                            from.wrapping_add(c),
-                            to.wrapping_add(c),
-                            load,
-                            store,
-                        )
-                    }
-                },
-                |c, n| {
-                    // SAFETY: `n` columns are left; `dU` is padded to whole vectors.
-                    let load = |p| unsafe { S::Narrow::load_partial(p, n) };
-                    let store = |v: S::Narrow, p| unsafe { v.store_partial(p, n) };
-                    unsafe {
-                        self.vector::<S::Narrow>(
-                            from.wrapping_add(c),
-                            to.wrapping_add(c),
-                            load,
-                            store,
-                        )
-                    }
-                },
-            );
+            let mut c = 0;
+            // SAFETY: a whole vector of columns is left, or `columns - c`; `dU` is padded to whole
+            // vectors.
+            unsafe {
+                while c + S::Wide::LANES <= self.columns {
+                    let from = from.wrapping_add(self.layout.channel(c));
+                    self.vector::<S::Wide>(from, to.wrapping_add(c), Whole);
+                    c += S::Wide::LANES;
+                }
+                while c < self.columns {
+                    let from = from.wrapping_add(self.layout.channel(c));
+                    let access = First(LANES.min(self.columns - c));
+                    self.vector::<S::Narrow>(from, to.wrapping_add(c), access);
+                    c += LANES;
+                }
+            }
         }
-        debug_assert!(self.row_stride.is_multiple_of(LANES));
     }
 }
 
 impl FilterGradient {
     #[inline(always)]
-    unsafe fn vector<V: Vector>(
-        &self,
-        from: *const f32,
-        to: *mut f32,
-        load: impl Fn(*const f32) -> V,
-        store: impl Fn(V, *mut f32),
-    ) {
+    unsafe fn vector<V: Vector>(&self, from: *const f32, to: *mut f32, access: impl Access) {
         // SAFETY: passed on to the caller.
         unsafe {
-            let mut vertical = [[V::splat(0.0); POINTS]; 3];
-            for j in 0..POINTS {
-                let u = std::array::from_fn(|i| {
-                    let at = from.wrapping_add((i * POINTS + j) * self.point_stride);
-                    let mut sum = V::load(at);
+            let column = |j: usize| {
+                let mut u = [V::splat(0.0); POINTS];
+                for (i, sum) in u.iter_mut().enumerate() {
+                    let at = from.wrapping_add((i * POINTS + j) * self.layout.point);
+                    *sum = V::load(at);
                     for copy in 1..self.copies {
-                        sum = sum.add(V::load(at.wrapping_add(copy * self.copy_stride)));
+                        *sum = sum.add(V::load(at.wrapping_add(copy * self.copy_stride)));
                     }
-                    sum
-                });
-                let taps = filter_gradient::<V>(u);
-                for i in 0..3 {
-                    vertical[i][j] = taps[i];
                 }
-            }
-            for (i, line) in vertical.iter().enumerate() {
-                for (j, tap) in filter_gradient::<V>(*line).into_iter().enumerate() {
+                filter_gradient::<V>(u)
+            };
+            let c = [column(0), column(1), column(2), column(3), column(4), column(5)];
+            for i in 0..3 {
+                let taps =
+                    filter_gradient::<V>([c[0][i], c[1][i], c[2][i], c[3][i], c[4][i], c[5][i]]);
+                for (j, tap) in taps.into_iter().enumerate() {
                     let to = to.wrapping_add((i * 3 + j) * self.tap_stride);
-                    store(tap.add(load(to)), to);
+                    access.store(tap.add(access.load(to)), to);
                 }
             }
         }

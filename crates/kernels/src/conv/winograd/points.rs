@@ -34,128 +34,126 @@ pub(super) const fn uses(m: usize, i: usize) -> bool {
     }
 }
 
+/// For the functions below, each of which has been given a `V`.
 #[inline(always)]
-unsafe fn splat<V: Vector>(x: f32) -> V {
-    // SAFETY: every caller below holds a `V`, which proves the instruction set.
+fn splat<V: Vector>(x: f32) -> V {
+    // SAFETY: its callers hold a `V`, which proves the instruction set.
     unsafe { V::splat(x) }
 }
 
 /// `B^T d` for `M` outputs, of which the first `M + 2` inputs are read. Unused points are zero.
 #[inline(always)]
 pub(super) fn input<V: Vector, const M: usize>(d: [V; POINTS]) -> [V; POINTS] {
-    // SAFETY: `d` proves the instruction set.
-    let c = |x| unsafe { splat::<V>(x) };
     match M {
         4 => {
-            let even = d[2].neg_mul_add(c(4.0), d[4]);
-            let odd = d[1].neg_mul_add(c(4.0), d[3]);
+            let even = d[2].neg_mul_add(splat(4.0), d[4]);
+            let odd = d[1].neg_mul_add(splat(4.0), d[3]);
             let far_even = d[4].sub(d[2]);
             let far_odd = d[3].sub(d[1]);
             [
-                d[0].mul_add(c(4.0), d[2].neg_mul_add(c(5.0), d[4])),
+                d[0].mul_add(splat(4.0), d[2].neg_mul_add(splat(5.0), d[4])),
                 even.add(odd),
                 even.sub(odd),
-                far_odd.mul_add(c(2.0), far_even),
-                far_odd.neg_mul_add(c(2.0), far_even),
-                d[1].mul_add(c(4.0), d[3].neg_mul_add(c(5.0), d[5])),
+                far_odd.mul_add(splat(2.0), far_even),
+                far_odd.neg_mul_add(splat(2.0), far_even),
+                d[1].mul_add(splat(4.0), d[3].neg_mul_add(splat(5.0), d[5])),
             ]
         }
         3 => {
             let odd = d[3].sub(d[1]);
-            let middle = d[2].neg_mul_add(c(3.0), d[3]);
+            let middle = d[2].neg_mul_add(splat(3.0), d[3]);
             [
-                d[0].sub(d[2]).mul_add(c(4.0), odd.add(odd)),
-                d[1].add(d[1]).add(d[2]).neg_mul_add(c(3.0), d[3].mul(c(3.0))),
-                d[1].mul_add(c(2.0), middle),
-                odd.mul(c(4.0)),
-                c(0.0),
-                odd.neg_mul_add(c(2.0), d[4].sub(d[2])),
+                d[0].sub(d[2]).mul_add(splat(4.0), odd.add(odd)),
+                d[1].add(d[1]).add(d[2]).neg_mul_add(splat(3.0), d[3].mul(splat(3.0))),
+                d[1].mul_add(splat(2.0), middle),
+                odd.mul(splat(4.0)),
+                splat(0.0),
+                odd.neg_mul_add(splat(2.0), d[4].sub(d[2])),
             ]
         }
         2 => [
-            d[0].sub(d[2]).mul(c(4.0)),
-            d[1].add(d[2]).mul(c(-3.0)),
-            d[1].sub(d[2]).mul(c(3.0)),
-            c(0.0),
-            c(0.0),
+            d[0].sub(d[2]).mul(splat(4.0)),
+            d[1].add(d[2]).mul(splat(-3.0)),
+            d[1].sub(d[2]).mul(splat(3.0)),
+            splat(0.0),
+            splat(0.0),
             d[3].sub(d[1]),
         ],
-        _ => {
-            [d[0].sub(d[1]).mul(c(4.0)), d[1].mul(c(-6.0)), c(0.0), c(0.0), c(0.0), d[2].sub(d[1])]
-        }
+        _ => [
+            d[0].sub(d[1]).mul(splat(4.0)),
+            d[1].mul(splat(-6.0)),
+            splat(0.0),
+            splat(0.0),
+            splat(0.0),
+            d[2].sub(d[1]),
+        ],
     }
 }
 
 /// `A^T m`: the `M` outputs; the others are zero.
 #[inline(always)]
 pub(super) fn output<V: Vector, const M: usize>(m: [V; POINTS]) -> [V; TILE] {
-    // SAFETY: `m` proves the instruction set.
-    let c = |x| unsafe { splat::<V>(x) };
     match M {
         4 => {
             let (sum, difference) = (m[1].add(m[2]), m[1].sub(m[2]));
             let (far_sum, far_difference) = (m[3].add(m[4]), m[3].sub(m[4]));
             [
                 m[0].add(sum).add(far_sum),
-                far_difference.mul_add(c(2.0), difference),
-                far_sum.mul_add(c(4.0), sum),
-                far_difference.mul_add(c(8.0), difference.add(m[5])),
+                far_difference.mul_add(splat(2.0), difference),
+                far_sum.mul_add(splat(4.0), sum),
+                far_difference.mul_add(splat(8.0), difference.add(m[5])),
             ]
         }
         3 => {
             let sum = m[1].add(m[2]);
             [
                 m[0].add(sum).add(m[3]),
-                m[3].mul_add(c(2.0), m[1].sub(m[2])),
-                m[3].mul_add(c(4.0), sum.add(m[5])),
-                c(0.0),
+                m[3].mul_add(splat(2.0), m[1].sub(m[2])),
+                m[3].mul_add(splat(4.0), sum.add(m[5])),
+                splat(0.0),
             ]
         }
-        2 => [m[0].add(m[1]).add(m[2]), m[1].sub(m[2]).add(m[5]), c(0.0), c(0.0)],
-        _ => [m[0].add(m[1]).add(m[5]), c(0.0), c(0.0), c(0.0)],
+        2 => [m[0].add(m[1]).add(m[2]), m[1].sub(m[2]).add(m[5]), splat(0.0), splat(0.0)],
+        _ => [m[0].add(m[1]).add(m[5]), splat(0.0), splat(0.0), splat(0.0)],
     }
 }
 
 /// `A y`: the transpose of [`output`], for gradients. Unused points are zero.
 #[inline(always)]
 pub(super) fn gradient<V: Vector, const M: usize>(y: [V; TILE]) -> [V; POINTS] {
-    // SAFETY: `y` proves the instruction set.
-    let c = |x| unsafe { splat::<V>(x) };
     match M {
         4 => {
             let (even, odd) = (y[0].add(y[2]), y[1].add(y[3]));
-            let far_even = y[2].mul_add(c(4.0), y[0]);
-            let far_odd = y[3].mul_add(c(4.0), y[1]);
+            let far_even = y[2].mul_add(splat(4.0), y[0]);
+            let far_odd = y[3].mul_add(splat(4.0), y[1]);
             [
                 y[0],
                 even.add(odd),
                 even.sub(odd),
-                far_odd.mul_add(c(2.0), far_even),
-                far_odd.neg_mul_add(c(2.0), far_even),
+                far_odd.mul_add(splat(2.0), far_even),
+                far_odd.neg_mul_add(splat(2.0), far_even),
                 y[3],
             ]
         }
         3 => {
             let even = y[0].add(y[2]);
-            let far = y[1].mul_add(c(2.0), y[0]);
-            [y[0], even.add(y[1]), even.sub(y[1]), y[2].mul_add(c(4.0), far), c(0.0), y[2]]
+            let far = y[1].mul_add(splat(2.0), y[0]);
+            [y[0], even.add(y[1]), even.sub(y[1]), y[2].mul_add(splat(4.0), far), splat(0.0), y[2]]
         }
-        2 => [y[0], y[0].add(y[1]), y[0].sub(y[1]), c(0.0), c(0.0), y[1]],
-        _ => [y[0], y[0], c(0.0), c(0.0), c(0.0), y[0]],
+        2 => [y[0], y[0].add(y[1]), y[0].sub(y[1]), splat(0.0), splat(0.0), y[1]],
+        _ => [y[0], y[0], splat(0.0), splat(0.0), splat(0.0), y[0]],
     }
 }
 
 /// `G g`.
 #[inline(always)]
 pub(super) fn filter<V: Vector>(g: [V; 3]) -> [V; POINTS] {
-    // SAFETY: `g` proves the instruction set.
-    let c = |x| unsafe { splat::<V>(x) };
-    let near_even = g[0].add(g[2]).mul(c(-1.0 / 6.0));
-    let near_odd = g[1].mul(c(1.0 / 6.0));
-    let far_even = g[0].mul_add(c(1.0 / 24.0), g[2].mul(c(1.0 / 6.0)));
-    let far_odd = g[1].mul(c(1.0 / 12.0));
+    let near_even = g[0].add(g[2]).mul(splat(-1.0 / 6.0));
+    let near_odd = g[1].mul(splat(1.0 / 6.0));
+    let far_even = g[0].mul_add(splat(1.0 / 24.0), g[2].mul(splat(1.0 / 6.0)));
+    let far_odd = g[1].mul(splat(1.0 / 12.0));
     [
-        g[0].mul(c(0.25)),
+        g[0].mul(splat(0.25)),
         near_even.sub(near_odd),
         near_even.add(near_odd),
         far_even.add(far_odd),
@@ -167,13 +165,11 @@ pub(super) fn filter<V: Vector>(g: [V; 3]) -> [V; POINTS] {
 /// `G^T u`: the transpose of [`filter`].
 #[inline(always)]
 pub(super) fn filter_gradient<V: Vector>(u: [V; POINTS]) -> [V; 3] {
-    // SAFETY: `u` proves the instruction set.
-    let c = |x| unsafe { splat::<V>(x) };
-    let near = u[1].add(u[2]).mul(c(-1.0 / 6.0));
+    let near = u[1].add(u[2]).mul(splat(-1.0 / 6.0));
     let (far_sum, far_difference) = (u[3].add(u[4]), u[3].sub(u[4]));
     [
-        u[0].mul_add(c(0.25), far_sum.mul_add(c(1.0 / 24.0), near)),
-        far_difference.mul_add(c(1.0 / 12.0), u[2].sub(u[1]).mul(c(1.0 / 6.0))),
-        far_sum.mul_add(c(1.0 / 6.0), near.add(u[5])),
+        u[0].mul_add(splat(0.25), far_sum.mul_add(splat(1.0 / 24.0), near)),
+        far_difference.mul_add(splat(1.0 / 12.0), u[2].sub(u[1]).mul(splat(1.0 / 6.0))),
+        far_sum.mul_add(splat(1.0 / 6.0), near.add(u[5])),
     ]
 }

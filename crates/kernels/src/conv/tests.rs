@@ -1,0 +1,325 @@
+//! Every instruction set of this machine against the definition, over a grid of shapes.
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// Uniform in [-1.73, 1.73], variance 1: what normalised activations look like.
+fn noise(seed: u64, len: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        ((state >> 40) as f32 / (1u64 << 24) as f32 - 0.5) * 3.46
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+struct Case {
+    shape: ConvShape,
+    input: Vec<f32>,
+    weight: Vec<f32>,
+    grad_output: Vec<f32>,
+    /// Elements of each result to look at: all, or evenly many.
+    step: usize,
+}
+
+impl Case {
+    fn new(shape: ConvShape) -> Self {
+        // One element costs macs / output_len multiplications; stay within some millions.
+        let step = (3 * shape.macs() / 3_000_000).max(1) | 1;
+        Self {
+            shape,
+            input: noise(1, shape.input_len()),
+            weight: noise(2, shape.weight_len()),
+            grad_output: noise(3, shape.output_len()),
+            step,
+        }
+    }
+
+    /// `want[i]` is element `i * step` of the definition.
+    fn reference(&self, len: usize, at: impl Fn(usize) -> f64) -> Vec<f64> {
+        (0..len).step_by(self.step).map(at).collect()
+    }
+
+    /// Element by element, to within a small part of the root mean square of `sums`, the products'
+    /// sums that are behind the results: some results cancel.
+    fn compare(
+        &self,
+        what: &str,
+        isa: Isa,
+        got: &[f32],
+        want: &[f64],
+        before: &[f64],
+        sums: &[f64],
+    ) {
+        let size = (sums.iter().map(|w| w * w).sum::<f64>() / sums.len().max(1) as f64).sqrt();
+        let tolerance = 4e-5 * size.max(1.0);
+        for (i, want) in want.iter().enumerate() {
+            let want = want + before.get(i).copied().unwrap_or(0.0);
+            let got = f64::from(got[i * self.step]);
+            assert!(
+                (got - want).abs() <= tolerance + 1e-6 * want.abs(),
+                "{what}, {}, {:?}: element {} is {got}, should be {want}",
+                isa.name(),
+                self.shape,
+                i * self.step
+            );
+        }
+        let finite = got.iter().all(|x| x.is_finite());
+        assert!(finite, "{what}, {}, {:?}: an element was not written", isa.name(), self.shape);
+    }
+
+    fn every(&self, values: &[f32]) -> Vec<f64> {
+        values.iter().step_by(self.step).map(|&x| f64::from(x)).collect()
+    }
+
+    /// Holds the three functions to the definition on every instruction set.
+    fn check(&self) {
+        let (shape, scratch) = (&self.shape, &mut Scratch::new());
+        let output = self.reference(shape.output_len(), |at| {
+            reference::output_at(shape, &self.input, &self.weight, at)
+        });
+        let grad_input = self.reference(shape.input_len(), |at| {
+            reference::input_gradient_at(shape, &self.grad_output, &self.weight, at)
+        });
+        let grad_weight = self.reference(shape.weight_len(), |at| {
+            reference::weight_gradient_at(shape, &self.input, &self.grad_output, at)
+        });
+        for isa in Isa::available() {
+            // Whatever earlier calls left in the scratch must not matter.
+            let len = scratch.bytes() / 4;
+            scratch.floats(len).fill(f32::NAN);
+            let mut got = vec![f32::NAN; shape.output_len()];
+            let none = Epilogue::None;
+            conv_forward_on(isa, shape, &self.input, &self.weight, &mut got, none, scratch);
+            self.compare("forward", isa, &got, &output, &[], &output);
+
+            let mut got = vec![f32::NAN; shape.input_len()];
+            let (dy, w) = (&self.grad_output, &self.weight);
+            conv_backward_input_on(isa, shape, dy, w, &mut got, false, scratch);
+            self.compare("data gradient", isa, &got, &grad_input, &[], &grad_input);
+            let mut got = noise(4, shape.input_len());
+            let before = self.every(&got);
+            conv_backward_input_on(isa, shape, dy, w, &mut got, true, scratch);
+            self.compare("added data gradient", isa, &got, &grad_input, &before, &grad_input);
+
+            let prefilled = noise(5, shape.weight_len());
+            let before = self.every(&prefilled);
+            let mut got = prefilled.clone();
+            conv_backward_weight_on(isa, shape, &self.input, dy, &mut got, scratch);
+            self.compare("weight gradient", isa, &got, &grad_weight, &before, &grad_weight);
+            for (at, (got, before)) in got.iter().zip(&prefilled).enumerate() {
+                let (o, c) = (at % shape.full_out, at / shape.full_out % shape.full_in);
+                if o >= shape.out_channels || c >= shape.in_channels {
+                    assert_eq!(got.to_bits(), before.to_bits(), "outside of the block: {at}");
+                }
+            }
+            self.check_epilogues(isa, &output, scratch);
+        }
+    }
+
+    fn check_epilogues(&self, isa: Isa, output: &[f64], scratch: &mut Scratch) {
+        let shape = &self.shape;
+        let (scale, shift) = (noise(6, shape.out_channels), noise(7, shape.out_channels));
+        let other = noise(8, shape.output_len());
+        let scaled: Vec<f64> = output.iter().map(|y| y * 1.73).collect();
+        for (residual, relu) in [(None, false), (None, true), (Some(&other[..]), true)] {
+            let epilogue = Epilogue::Affine { scale: &scale, shift: &shift, residual, relu };
+            let mut got = vec![f32::NAN; shape.output_len()];
+            conv_forward_on(isa, shape, &self.input, &self.weight, &mut got, epilogue, scratch);
+            let want: Vec<f64> = output
+                .iter()
+                .enumerate()
+                .map(|(i, y)| {
+                    let (at, c) = (i * self.step, i * self.step % shape.out_channels);
+                    let y = y * f64::from(scale[c])
+                        + f64::from(shift[c])
+                        + residual.map_or(0.0, |r| f64::from(r[at]));
+                    if relu { y.max(0.0) } else { y }
+                })
+                .collect();
+            self.compare("forward with an epilogue", isa, &got, &want, &[], &scaled);
+        }
+    }
+}
+
+fn shape(
+    [batch, height, width]: [usize; 3],
+    [in_channels, out_channels]: [usize; 2],
+    [kernel, stride]: [usize; 2],
+) -> ConvShape {
+    ConvShape {
+        batch,
+        height,
+        width,
+        in_channels,
+        out_channels,
+        full_in: in_channels + 5,
+        full_out: out_channels + 11,
+        kernel,
+        stride,
+    }
+}
+
+fn check_all(maps: &[[usize; 3]], channels: &[[usize; 2]], kernels: &[[usize; 2]]) {
+    for &map in maps {
+        for &channels in channels {
+            for &kernel in kernels {
+                Case::new(shape(map, channels, kernel)).check();
+            }
+        }
+    }
+}
+
+/// Maps whose tiles are short by every amount, in one dimension or in both.
+#[test]
+fn every_map_size() {
+    let sides = [1, 2, 3, 4, 5, 6, 7, 8, 14];
+    let maps: Vec<_> = sides.iter().map(|&s| [2, s, s]).collect();
+    check_all(&maps, &[[8, 24], [5, 3]], &[[3, 1], [3, 2], [1, 1], [1, 2]]);
+    check_all(
+        &[[1, 5, 7], [1, 6, 4], [3, 9, 2], [1, 1, 13]],
+        &[[16, 8]],
+        &[[3, 1], [3, 2], [7, 2]],
+    );
+}
+
+/// The widths of the search spaces and of narrow ones, whole and partial vectors and panels.
+#[test]
+fn every_width() {
+    let widths = [1, 2, 3, 4, 6, 8, 12, 16, 18, 24, 32, 40, 48, 56, 64, 72, 88, 104, 128];
+    let pairs: Vec<_> =
+        (0..widths.len()).map(|i| [widths[i], widths[(i * 7 + 3) % widths.len()]]).collect();
+    check_all(&[[3, 6, 7]], &pairs, &[[3, 1], [3, 2], [1, 2]]);
+}
+
+/// Enough channels that filters are transformed panel by panel and gradients block by block.
+#[test]
+fn wide_layers() {
+    let pairs = [[256, 256], [200, 184], [512, 40], [20, 512], [144, 136]];
+    check_all(&[[2, 7, 7], [1, 4, 4], [5, 2, 2]], &pairs, &[[3, 1], [3, 2], [1, 2]]);
+}
+
+/// Several blocks of tiles and several chunks of pixels.
+#[test]
+fn large_maps_and_batches() {
+    check_all(&[[1, 61, 58], [70, 7, 6]], &[[16, 24]], &[[3, 1], [3, 2]]);
+    check_all(&[[40, 14, 14]], &[[72, 136]], &[[3, 1]]);
+    check_all(&[[3, 120, 121]], &[[3, 16]], &[[3, 1], [7, 2], [5, 3]]);
+    check_all(&[[2, 64, 64]], &[[1, 12]], &[[3, 1]]);
+}
+
+#[test]
+fn empty_batches_and_channels_write_nothing() {
+    for (map, channels) in [([0, 4, 4], [8, 8]), ([2, 4, 4], [0, 8]), ([2, 4, 4], [8, 0])] {
+        for kernel in [[3, 1], [3, 2]] {
+            Case::new(shape(map, channels, kernel)).check();
+        }
+    }
+}
+
+#[test]
+fn threads_do_not_change_a_bit() {
+    for (map, channels, kernel) in [
+        ([6, 14, 14], [32, 40], [3, 1]),
+        ([20, 28, 28], [24, 16], [3, 1]),
+        ([16, 7, 7], [256, 208], [3, 1]),
+        ([9, 14, 14], [128, 96], [3, 1]),
+        ([9, 15, 15], [24, 40], [3, 2]),
+        ([4, 56, 56], [3, 16], [7, 2]),
+    ] {
+        let case = Case::new(shape(map, channels, kernel));
+        for isa in Isa::available() {
+            let results = [1, 2, 3].map(|threads| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+                pool.expect("threads").install(|| {
+                    let (shape, scratch) = (&case.shape, &mut Scratch::new());
+                    let mut y = vec![0.0; shape.output_len()];
+                    let mut dx = vec![0.0; shape.input_len()];
+                    let mut dw = vec![0.0; shape.weight_len()];
+                    let (x, w, dy) = (&case.input, &case.weight, &case.grad_output);
+                    conv_forward_on(isa, shape, x, w, &mut y, Epilogue::None, scratch);
+                    conv_backward_input_on(isa, shape, dy, w, &mut dx, false, scratch);
+                    conv_backward_weight_on(isa, shape, x, dy, &mut dw, scratch);
+                    [y, dx, dw].map(|v| v.into_iter().map(f32::to_bits).collect::<Vec<_>>())
+                })
+            });
+            assert!(results[0] == results[1], "1 and 2 threads differ: {:?}", case.shape);
+            assert!(results[0] == results[2], "1 and 3 threads differ: {:?}", case.shape);
+        }
+    }
+}
+
+/// What docs say of the error, on the shapes of the networks.
+#[test]
+fn errors_are_as_small_as_documented() {
+    for (map, channels, kernel, bound) in [
+        ([4, 28, 28], [32, 32], [3, 1], 4e-6),
+        ([8, 7, 7], [128, 128], [3, 1], 4e-6),
+        ([8, 7, 7], [512, 512], [3, 1], 4e-6),
+        ([4, 14, 14], [64, 128], [3, 2], 1e-6),
+        ([2, 64, 64], [3, 64], [7, 2], 1e-6),
+    ] {
+        let case = Case::new(shape(map, channels, kernel));
+        let (shape, scratch) = (&case.shape, &mut Scratch::new());
+        let rms = |got: &[f32], want: &dyn Fn(usize) -> f64| {
+            let (mut error, mut size) = (0.0, 0.0);
+            for at in (0..got.len()).step_by(case.step) {
+                let want = want(at);
+                error += (f64::from(got[at]) - want).powi(2);
+                size += want * want;
+            }
+            (error / size).sqrt()
+        };
+        let (x, w, dy) = (&case.input, &case.weight, &case.grad_output);
+        let mut y = vec![0.0; shape.output_len()];
+        conv_forward(shape, x, w, &mut y, Epilogue::None, scratch);
+        let mut dx = vec![0.0; shape.input_len()];
+        conv_backward_input(shape, dy, w, &mut dx, false, scratch);
+        let mut dw = vec![0.0; shape.weight_len()];
+        conv_backward_weight(shape, x, dy, &mut dw, scratch);
+        let errors = [
+            rms(&y, &|at| reference::output_at(shape, x, w, at)),
+            rms(&dx, &|at| reference::input_gradient_at(shape, dy, w, at)),
+            rms(&dw, &|at| reference::weight_gradient_at(shape, x, dy, at)),
+        ];
+        assert!(errors.iter().all(|e| *e < bound), "{shape:?}: {errors:?} against {bound}");
+    }
+}
+
+#[test]
+fn steady_state_allocates_nothing() {
+    let case = Case::new(shape([4, 14, 14], [24, 32], [3, 1]));
+    let (shape, scratch) = (&case.shape, &mut Scratch::new());
+    let mut y = vec![0.0; shape.output_len()];
+    let mut bytes = 0;
+    for call in 0..3 {
+        conv_forward(shape, &case.input, &case.weight, &mut y, Epilogue::None, scratch);
+        assert!(call == 0 || scratch.bytes() == bytes, "the scratch grew again");
+        bytes = scratch.bytes();
+    }
+}
+
+#[test]
+#[should_panic(expected = "length of the weight")]
+fn a_weight_of_the_wrong_length_is_refused() {
+    let case = Case::new(shape([1, 4, 4], [8, 8], [3, 1]));
+    let mut y = vec![0.0; case.shape.output_len()];
+    let weight = &case.weight[1..];
+    conv_forward(&case.shape, &case.input, weight, &mut y, Epilogue::None, &mut Scratch::new());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn any_shape(
+        map in [1..4usize, 1..18, 1..18],
+        channels in [1..50usize, 1..50],
+        (kernel, stride) in prop_oneof![Just((1, 1)), Just((1, 2)), Just((3, 1)), Just((3, 2)), Just((3, 3)), Just((5, 2)), Just((7, 2))],
+    ) {
+        Case::new(shape(map, channels, [kernel, stride])).check();
+    }
+}

@@ -1,0 +1,88 @@
+//! Where a buffer of the Winograd domain keeps `[point][tile][channel]`.
+
+use super::ALL_POINTS;
+use crate::conv::product::CHUNK;
+
+/// Channels come in chunks of a cache line: channel `c` of tile `t` at point `p` is at `p * point +
+/// t * row + c / CHUNK * chunk + c % CHUNK`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Layout {
+    pub point: usize,
+    pub row: usize,
+    pub chunk: usize,
+}
+
+impl Layout {
+    /// A tile's points side by side: `[tile][chunk][point]`. The transforms write and read one
+    /// stretch of memory at constant distances, and the products take a line here and a line there,
+    /// which is free as long as the buffer is in a core's own cache.
+    pub(super) fn by_tile(channels: usize) -> Self {
+        let chunk = ALL_POINTS * CHUNK;
+        // An odd number of lines, lest the rows of a product fall into the same few cache sets.
+        Self { point: CHUNK, row: channels.div_ceil(CHUNK) * chunk + CHUNK, chunk }
+    }
+
+    /// A point's tiles side by side: `[point][tile][channel]`, for buffers that come from a shared
+    /// cache and had better be read in order.
+    pub(super) fn by_point(tiles: usize, channels: usize) -> Self {
+        let point = (tiles * channels).next_multiple_of(CHUNK) + CHUNK;
+        Self { point, row: channels, chunk: CHUNK }
+    }
+
+    /// Floats that `tiles` tiles take.
+    pub(super) fn len(self, tiles: usize) -> usize {
+        if self.point == CHUNK { tiles * self.row } else { ALL_POINTS * self.point }
+    }
+
+    /// Offset of a channel in its tile.
+    #[inline(always)]
+    pub(super) fn channel(self, c: usize) -> usize {
+        c / CHUNK * self.chunk + c % CHUNK
+    }
+}
+
+/// The distance between points, known to the compiler or not.
+pub(super) trait Distance: Copy {
+    fn point(self, i: usize) -> usize;
+}
+
+/// That of [`Layout::by_tile`].
+#[derive(Clone, Copy)]
+pub(super) struct Near;
+
+impl Distance for Near {
+    #[inline(always)]
+    fn point(self, i: usize) -> usize {
+        i * CHUNK
+    }
+}
+
+/// Any other.
+#[derive(Clone, Copy)]
+pub(super) struct Far(pub usize);
+
+impl Distance for Far {
+    #[inline(always)]
+    fn point(self, i: usize) -> usize {
+        i * self.0
+    }
+}
+
+/// Calls a generic function with the tile's size as constants.
+macro_rules! by_tile_size {
+    ($tile:expr, $this:ident . $f:ident :: <$($generic:ty),+> ($($arg:expr),*)) => {
+        by_tile_size!(@ $tile, $this, $f, ($($generic),+), ($($arg),*),
+            (4, 4) (4, 3) (4, 2) (4, 1) (3, 4) (3, 3) (3, 2) (3, 1)
+            (2, 4) (2, 3) (2, 2) (2, 1) (1, 4) (1, 3) (1, 2) (1, 1))
+    };
+    (@ $tile:expr, $this:ident, $f:ident, $generics:tt, $args:tt, $(($h:literal, $w:literal))*) => {
+        match ($tile.height, $tile.width) {
+            $( ($h, $w) => by_tile_size!(% $this, $f, $generics, $h, $w, $args), )*
+            _ => unreachable!("a tile has 1 to 4 outputs a side"),
+        }
+    };
+    (% $this:ident, $f:ident, ($($generic:ty),+), $h:literal, $w:literal, ($($arg:expr),*)) => {
+        $this.$f::<$($generic,)+ $h, $w>($($arg),*)
+    };
+}
+pub(super) use by_tile_size;
