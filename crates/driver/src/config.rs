@@ -132,7 +132,7 @@ pub struct Ccfs {
     pub steps: u64,
     pub batch: usize,
     pub optimizer: Optimizer,
-    /// `uniform`, `ccfs-m`, `ccfs-f`, `width-sum`, ...
+    /// `uniform`, `ccfs-m`, `ccfs-f`, `width-sum`, `fairnas`, `ofa` or `sandwich`.
     pub sampler: String,
     /// Subnets drawn per step (p).
     pub candidates: usize,

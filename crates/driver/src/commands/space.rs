@@ -32,7 +32,7 @@ pub enum Space {
         /// Seed of the draws
         #[arg(long, default_value_t = 0)]
         seed: u64,
-        /// uniform, ccfs-m, ccfs-f or width-sum
+        /// uniform, ccfs-m, ccfs-f, width-sum, fairnas, ofa or sandwich
         #[arg(long, default_value_t = SamplerKind::Uniform)]
         sampler: SamplerKind,
         /// Subnets that a CCFS sampler draws per step (p)

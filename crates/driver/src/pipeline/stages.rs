@@ -137,7 +137,7 @@ pub fn ccfs(run: &Run) -> Result<Outcome> {
     }
     let stage = &config.ccfs;
     let kind: SamplerKind =
-        stage.sampler.parse().map_err(anyhow::Error::msg).context("ccfs.sampler")?;
+        stage.sampler.parse().context("ccfs.sampler")?;
     let teacher = Weights::load(layout, &run.weights_path("teacher"))?;
     let start = match &config.moco {
         Some(_) => Weights::load(layout, &run.weights_path("moco"))?,
@@ -151,7 +151,8 @@ pub fn ccfs(run: &Run) -> Result<Outcome> {
         teacher_weight: stage.teacher_weight,
         ..learner_config(&stage.optimizer, stage.bn.into(), stage.bn_momentum)
     };
-    let sampler = Sampler::new(&run.space, kind, stage.candidates, stage.keep, config.seed);
+    let sampler = Sampler::new(&run.space, kind, stage.candidates, stage.keep, config.seed)
+        .with_total_steps(stage.steps);
     let mut state = Supervised {
         learner: Learner::new(settings.clone(), Arc::clone(layout), start),
         config: settings,

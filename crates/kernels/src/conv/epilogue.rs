@@ -57,16 +57,17 @@ impl From<Epilogue<'_>> for Finish {
 }
 
 impl Finish {
-    /// Finishes vectors of neighbouring pixels: `values[j]`, `j < N <= 4`, are channels `channel..` of the pixel
+    /// Finishes vectors of neighbouring pixels: `values[j]`, `j < n <= 4`, are channels `channel..` of the pixel
     /// at `output + at + j * pixel`.
     ///
     /// # Safety
     /// The channels exist in the output (and in scale, shift and residual), as many as
     /// `access` touches.
     #[inline(always)]
-    pub(super) unsafe fn pixels<V: Vector, const N: usize>(
+    pub(super) unsafe fn pixels<V: Vector>(
         self,
         values: [V; 4],
+        n: usize,
         output: *mut f32,
         at: usize,
         pixel: usize,
@@ -78,12 +79,12 @@ impl Finish {
         unsafe {
             match self {
                 Finish::Store => {
-                    for (j, value) in values.into_iter().enumerate().take(N) {
+                    for (j, value) in values.into_iter().enumerate().take(n) {
                         access.store(value, output.wrapping_add(place(j)));
                     }
                 }
                 Finish::Add => {
-                    for (j, value) in values.into_iter().enumerate().take(N) {
+                    for (j, value) in values.into_iter().enumerate().take(n) {
                         let to = output.wrapping_add(place(j));
                         access.store(value.add(access.load(to)), to);
                     }
@@ -92,7 +93,7 @@ impl Finish {
                     let scale: V = access.load(scale.wrapping_add(channel));
                     let shift: V = access.load(shift.wrapping_add(channel));
                     let zero = V::splat(0.0);
-                    for (j, value) in values.into_iter().enumerate().take(N) {
+                    for (j, value) in values.into_iter().enumerate().take(n) {
                         let mut y = value.mul_add(scale, shift);
                         if !residual.is_null() {
                             y = y.add(access.load(residual.wrapping_add(place(j))));

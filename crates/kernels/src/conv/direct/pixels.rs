@@ -282,14 +282,14 @@ impl Job for ScatterRows {
                 while c + S::Wide::LANES <= self.map.channels {
                     let zero = S::Wide::splat(0.0);
                     let values = [S::Wide::load(from.wrapping_add(c)), zero, zero, zero];
-                    self.finish.pixels::<_, 1>(values, self.to, at, 0, c, Whole);
+                    self.finish.pixels(values, 1, self.to, at, 0, c, Whole);
                     c += S::Wide::LANES;
                 }
                 while c < self.map.channels {
                     let access = First(LANES.min(self.map.channels - c));
                     let zero = S::Narrow::splat(0.0);
                     let values = [access.load(from.wrapping_add(c)), zero, zero, zero];
-                    self.finish.pixels::<S::Narrow, 1>(values, self.to, at, 0, c, access);
+                    self.finish.pixels::<S::Narrow>(values, 1, self.to, at, 0, c, access);
                     c += LANES;
                 }
             }

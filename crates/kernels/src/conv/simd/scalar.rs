@@ -29,7 +29,7 @@ impl Vector for Lanes {
         // SAFETY: the caller lends 8 floats; an array of f32 has their alignment.
         Self(unsafe { from.cast::<[f32; LANES]>().read() })
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn load_partial(from: *const f32, n: usize) -> Self {
         let mut lanes = [0.0; LANES];
         for (i, lane) in lanes.iter_mut().enumerate().take(n) {
@@ -43,34 +43,34 @@ impl Vector for Lanes {
         // SAFETY: the caller lends room for 8 floats; an array of f32 has their alignment.
         unsafe { to.cast::<[f32; LANES]>().write(self.0) }
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn store_partial(self, to: *mut f32, n: usize) {
         for (i, lane) in self.0.iter().enumerate().take(n) {
             // SAFETY: `i < n`, and the caller lends room for `n` floats.
             unsafe { to.add(i).write(*lane) }
         }
     }
-    #[inline(always)]
+    #[inline(never)]
     fn add(self, other: Self) -> Self {
         self.zip(other, |a, b| a + b)
     }
-    #[inline(always)]
+    #[inline(never)]
     fn sub(self, other: Self) -> Self {
         self.zip(other, |a, b| a - b)
     }
-    #[inline(always)]
+    #[inline(never)]
     fn mul(self, other: Self) -> Self {
         self.zip(other, |a, b| a * b)
     }
-    #[inline(always)]
+    #[inline(never)]
     fn max(self, other: Self) -> Self {
         self.zip(other, |a, b| if a > b { a } else { b })
     }
-    #[inline(always)]
+    #[inline(never)]
     fn mul_add(self, factor: Self, term: Self) -> Self {
         self.mul(factor).add(term)
     }
-    #[inline(always)]
+    #[inline(never)]
     fn neg_mul_add(self, factor: Self, term: Self) -> Self {
         term.sub(self.mul(factor))
     }
@@ -97,7 +97,7 @@ impl Simd for Scalar {
         }
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn transpose(rows: [Lanes; LANES]) -> [Lanes; LANES] {
         std::array::from_fn(|i| Lanes(std::array::from_fn(|j| rows[j].0[i])))
     }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::correlation::Map;
 use super::grid::{Block, Tile};
-use super::layout::{Distance, Far, Layout, Near, by_tile_size};
+use super::layout::{Distance, Far, Layout, Near, by_height};
 use super::points::{POINTS, TILE, gradient, input, uses};
 use crate::conv::product::CHUNK;
 use crate::conv::simd::{Access, First, Job, LANES, Simd, Vector, Whole};
@@ -78,6 +78,8 @@ struct Window {
     bottom: bool,
     left: bool,
     right: bool,
+    /// Width of the tile.
+    outputs: usize,
 }
 
 impl InputTiles<'_> {
@@ -86,12 +88,12 @@ impl InputTiles<'_> {
         for (t, tile) in self.0.block.tiles(self.0.range.clone()) {
             let to = self.0.to.wrapping_add(t * self.0.layout.row);
             // SAFETY: passed on from the caller.
-            unsafe { by_tile_size!(tile, self.channels::<S, D>(tile, to, distance)) };
+            unsafe { by_height!(tile.height, self.channels::<S, D>(tile, to, distance)) };
         }
     }
 
     #[inline(always)]
-    unsafe fn channels<S: Simd, D: Distance, const H: usize, const W: usize>(
+    unsafe fn channels<S: Simd, D: Distance, const H: usize>(
         &self,
         tile: Tile,
         to: *mut f32,
@@ -107,7 +109,8 @@ impl InputTiles<'_> {
             top: tile.y == 0,
             bottom: tile.y + H == height,
             left: tile.x == 0,
-            right: tile.x + W == width,
+            right: tile.x + tile.width == width,
+            outputs: tile.width,
         };
         let Range { start, end } = self.0.channels;
         let mut c = start;
@@ -116,13 +119,13 @@ impl InputTiles<'_> {
         unsafe {
             while c + S::Wide::LANES <= end {
                 let to = to.wrapping_add(layout.channel(c - start));
-                window_points::<S::Wide, D, H, W>(window, c, Whole, to, distance);
+                window_points::<S::Wide, D, H>(window, c, Whole, to, distance);
                 c += S::Wide::LANES;
             }
             while c < end {
                 let to = to.wrapping_add(layout.channel(c - start));
                 let access = First(LANES.min(end - c));
-                window_points::<S::Narrow, D, H, W>(window, c, access, to, distance);
+                window_points::<S::Narrow, D, H>(window, c, access, to, distance);
                 c += LANES;
             }
         }
@@ -134,7 +137,7 @@ impl InputTiles<'_> {
 /// Two lines of points at a time, so that the 2 x 6 half-transformed values stay in registers; the
 /// pixels are read again for each, from the first-level cache. The pairs share subexpressions.
 #[inline(always)]
-unsafe fn window_points<V: Vector, D: Distance, const H: usize, const W: usize>(
+unsafe fn window_points<V: Vector, D: Distance, const H: usize>(
     window: Window,
     channel: usize,
     access: impl Access,
@@ -143,21 +146,14 @@ unsafe fn window_points<V: Vector, D: Distance, const H: usize, const W: usize>(
 ) {
     // SAFETY: passed on to the caller.
     unsafe {
-        window_lines::<V, D, H, W, 0, 5>(window, channel, access, to, distance);
-        window_lines::<V, D, H, W, 1, 2>(window, channel, access, to, distance);
-        window_lines::<V, D, H, W, 3, 4>(window, channel, access, to, distance);
+        window_lines::<V, D, H, 0, 5>(window, channel, access, to, distance);
+        window_lines::<V, D, H, 1, 2>(window, channel, access, to, distance);
+        window_lines::<V, D, H, 3, 4>(window, channel, access, to, distance);
     }
 }
 
 #[inline(always)]
-unsafe fn window_lines<
-    V: Vector,
-    D: Distance,
-    const H: usize,
-    const W: usize,
-    const P: usize,
-    const Q: usize,
->(
+unsafe fn window_lines<V: Vector, D: Distance, const H: usize, const P: usize, const Q: usize>(
     window: Window,
     channel: usize,
     access: impl Access,
@@ -166,15 +162,21 @@ unsafe fn window_lines<
 ) {
     // SAFETY: passed on to the caller.
     unsafe {
-        let column = |j| window_column::<V, H, W, P, Q>(window, channel, access, j);
-        let c = [column(0), column(1), column(2), column(3), column(4), column(5)];
+        let c = [
+            window_column::<V, H, P, Q>(window, channel, access, 0),
+            window_column::<V, H, P, Q>(window, channel, access, 1),
+            window_column::<V, H, P, Q>(window, channel, access, 2),
+            window_column::<V, H, P, Q>(window, channel, access, 3),
+            window_column::<V, H, P, Q>(window, channel, access, 4),
+            window_column::<V, H, P, Q>(window, channel, access, 5),
+        ];
         if uses(H, P) {
             let line = [c[0].0, c[1].0, c[2].0, c[3].0, c[4].0, c[5].0];
-            store_line::<V, D, W>(input::<V, W>(line), to, distance, P);
+            input_line(line, window.outputs, to, distance, P);
         }
         if uses(H, Q) {
             let line = [c[0].1, c[1].1, c[2].1, c[3].1, c[4].1, c[5].1];
-            store_line::<V, D, W>(input::<V, W>(line), to, distance, Q);
+            input_line(line, window.outputs, to, distance, Q);
         }
     }
 }
@@ -182,13 +184,7 @@ unsafe fn window_lines<
 /// Points `P` and `Q` of a column of the window. Pixels outside of the map are zeros: no tile reaches
 /// further than one pixel over a side.
 #[inline(always)]
-unsafe fn window_column<
-    V: Vector,
-    const H: usize,
-    const W: usize,
-    const P: usize,
-    const Q: usize,
->(
+unsafe fn window_column<V: Vector, const H: usize, const P: usize, const Q: usize>(
     window: Window,
     channel: usize,
     access: impl Access,
@@ -197,7 +193,8 @@ unsafe fn window_column<
     // SAFETY: passed on to the caller.
     unsafe {
         let mut d = [V::splat(0.0); POINTS];
-        let outside = j > W + 1 || (j == 0 && window.left) || (j == W + 1 && window.right);
+        let last = window.outputs + 1;
+        let outside = j > last || (j == 0 && window.left) || (j == last && window.right);
         if outside {
             return (d[0], d[0]);
         }
@@ -214,6 +211,26 @@ unsafe fn window_column<
         }
         let points = input::<V, H>(d);
         (points[P], points[Q])
+    }
+}
+
+/// The other dimension of [`window_column`], for line `i` of the points.
+#[inline(always)]
+unsafe fn input_line<V: Vector, D: Distance>(
+    line: [V; POINTS],
+    outputs: usize,
+    to: *mut f32,
+    distance: D,
+    i: usize,
+) {
+    // SAFETY: passed on to the caller.
+    unsafe {
+        match outputs {
+            4 => store_line::<V, D, 4>(input::<V, 4>(line), to, distance, i),
+            3 => store_line::<V, D, 3>(input::<V, 3>(line), to, distance, i),
+            2 => store_line::<V, D, 2>(input::<V, 2>(line), to, distance, i),
+            _ => store_line::<V, D, 1>(input::<V, 1>(line), to, distance, i),
+        }
     }
 }
 
@@ -238,12 +255,12 @@ impl GradientTiles<'_> {
         for (t, tile) in self.0.block.tiles(self.0.range.clone()) {
             let to = self.0.to.wrapping_add(t * self.0.layout.row);
             // SAFETY: passed on from the caller.
-            unsafe { by_tile_size!(tile, self.channels::<S, D>(tile, to, distance)) };
+            unsafe { by_height!(tile.height, self.channels::<S, D>(tile, to, distance)) };
         }
     }
 
     #[inline(always)]
-    unsafe fn channels<S: Simd, D: Distance, const H: usize, const W: usize>(
+    unsafe fn channels<S: Simd, D: Distance, const H: usize>(
         &self,
         tile: Tile,
         to: *mut f32,
@@ -259,13 +276,17 @@ impl GradientTiles<'_> {
         unsafe {
             while c + S::Wide::LANES <= end {
                 let (from, to) = (from.wrapping_add(c), to.wrapping_add(layout.channel(c - start)));
-                gradient_points::<S::Wide, D, H, W>(from, line, pixel, Whole, to, distance);
+                gradient_points::<S::Wide, D, H>(
+                    from, line, pixel, tile.width, Whole, to, distance,
+                );
                 c += S::Wide::LANES;
             }
             while c < end {
                 let (from, to) = (from.wrapping_add(c), to.wrapping_add(layout.channel(c - start)));
                 let access = First(LANES.min(end - c));
-                gradient_points::<S::Narrow, D, H, W>(from, line, pixel, access, to, distance);
+                gradient_points::<S::Narrow, D, H>(
+                    from, line, pixel, tile.width, access, to, distance,
+                );
                 c += LANES;
             }
         }
@@ -273,59 +294,90 @@ impl GradientTiles<'_> {
 }
 
 #[inline(always)]
-unsafe fn gradient_points<V: Vector, D: Distance, const H: usize, const W: usize>(
+unsafe fn gradient_points<V: Vector, D: Distance, const H: usize>(
     from: *const f32,
     line: usize,
     pixel: usize,
+    outputs: usize,
     access: impl Access,
     to: *mut f32,
     distance: D,
 ) {
     // SAFETY: passed on to the caller.
     unsafe {
-        gradient_lines::<V, D, H, W, 0, 5>(from, line, pixel, access, to, distance);
-        gradient_lines::<V, D, H, W, 1, 2>(from, line, pixel, access, to, distance);
-        gradient_lines::<V, D, H, W, 3, 4>(from, line, pixel, access, to, distance);
+        gradient_lines::<V, D, H, 0, 5>(from, line, pixel, outputs, access, to, distance);
+        gradient_lines::<V, D, H, 1, 2>(from, line, pixel, outputs, access, to, distance);
+        gradient_lines::<V, D, H, 3, 4>(from, line, pixel, outputs, access, to, distance);
     }
 }
 
 /// As [`window_lines`].
 #[inline(always)]
-unsafe fn gradient_lines<
-    V: Vector,
-    D: Distance,
-    const H: usize,
-    const W: usize,
-    const P: usize,
-    const Q: usize,
->(
+unsafe fn gradient_lines<V: Vector, D: Distance, const H: usize, const P: usize, const Q: usize>(
     from: *const f32,
     line: usize,
     pixel: usize,
+    outputs: usize,
     access: impl Access,
     to: *mut f32,
     distance: D,
 ) {
     // SAFETY: passed on to the caller; only the tile's own pixels are read.
     unsafe {
-        let column = |j: usize| {
-            let mut y = [V::splat(0.0); TILE];
-            if j < W {
-                for (i, y) in y.iter_mut().enumerate().take(H) {
-                    *y = access.load(from.wrapping_add(i * line + j * pixel));
-                }
-            }
-            let points = gradient::<V, H>(y);
-            (points[P], points[Q])
-        };
-        let c = [column(0), column(1), column(2), column(3)];
+        let c = [
+            gradient_column::<V, H, P, Q>(from, line, pixel, outputs, access, 0),
+            gradient_column::<V, H, P, Q>(from, line, pixel, outputs, access, 1),
+            gradient_column::<V, H, P, Q>(from, line, pixel, outputs, access, 2),
+            gradient_column::<V, H, P, Q>(from, line, pixel, outputs, access, 3),
+        ];
         if uses(H, P) {
-            let points = gradient::<V, W>([c[0].0, c[1].0, c[2].0, c[3].0]);
-            store_line::<V, D, W>(points, to, distance, P);
+            gradient_line([c[0].0, c[1].0, c[2].0, c[3].0], outputs, to, distance, P);
         }
         if uses(H, Q) {
-            let points = gradient::<V, W>([c[0].1, c[1].1, c[2].1, c[3].1]);
-            store_line::<V, D, W>(points, to, distance, Q);
+            gradient_line([c[0].1, c[1].1, c[2].1, c[3].1], outputs, to, distance, Q);
+        }
+    }
+}
+
+/// Points `P` and `Q` of a column of the tile.
+#[inline(always)]
+unsafe fn gradient_column<V: Vector, const H: usize, const P: usize, const Q: usize>(
+    from: *const f32,
+    line: usize,
+    pixel: usize,
+    outputs: usize,
+    access: impl Access,
+    j: usize,
+) -> (V, V) {
+    // SAFETY: passed on to the caller; only the tile's own pixels are read.
+    unsafe {
+        let mut y = [V::splat(0.0); TILE];
+        if j < outputs {
+            for (i, y) in y.iter_mut().enumerate().take(H) {
+                *y = access.load(from.wrapping_add(i * line + j * pixel));
+            }
+        }
+        let points = gradient::<V, H>(y);
+        (points[P], points[Q])
+    }
+}
+
+/// The other dimension of [`gradient_column`], for line `i` of the points.
+#[inline(always)]
+unsafe fn gradient_line<V: Vector, D: Distance>(
+    line: [V; TILE],
+    outputs: usize,
+    to: *mut f32,
+    distance: D,
+    i: usize,
+) {
+    // SAFETY: passed on to the caller.
+    unsafe {
+        match outputs {
+            4 => store_line::<V, D, 4>(gradient::<V, 4>(line), to, distance, i),
+            3 => store_line::<V, D, 3>(gradient::<V, 3>(line), to, distance, i),
+            2 => store_line::<V, D, 2>(gradient::<V, 2>(line), to, distance, i),
+            _ => store_line::<V, D, 1>(gradient::<V, 1>(line), to, distance, i),
         }
     }
 }

@@ -68,21 +68,21 @@ impl Distance for Far {
     }
 }
 
-/// Calls a generic function with the tile's size as constants.
-macro_rules! by_tile_size {
-    ($tile:expr, $this:ident . $f:ident :: <$($generic:ty),+> ($($arg:expr),*)) => {
-        by_tile_size!(@ $tile, $this, $f, ($($generic),+), ($($arg),*),
-            (4, 4) (4, 3) (4, 2) (4, 1) (3, 4) (3, 3) (3, 2) (3, 1)
-            (2, 4) (2, 3) (2, 2) (2, 1) (1, 4) (1, 3) (1, 2) (1, 1))
+/// Calls a generic function with the tile's height as a constant. Not the width as well: sixteen
+/// copies of everything would not be worth their compile time, and a line of points can choose when
+/// it comes to its own transform.
+macro_rules! by_height {
+    ($height:expr, $this:ident . $f:ident :: <$($generic:ty),+> $args:tt) => {
+        by_height!(@ $height, $this, $f, ($($generic),+), $args, 4 3 2 1)
     };
-    (@ $tile:expr, $this:ident, $f:ident, $generics:tt, $args:tt, $(($h:literal, $w:literal))*) => {
-        match ($tile.height, $tile.width) {
-            $( ($h, $w) => by_tile_size!(% $this, $f, $generics, $h, $w, $args), )*
+    (@ $height:expr, $this:ident, $f:ident, $generics:tt, $args:tt, $($h:literal)*) => {
+        match $height {
+            $( $h => by_height!(% $this, $f, $generics, $h, $args), )*
             _ => unreachable!("a tile has 1 to 4 outputs a side"),
         }
     };
-    (% $this:ident, $f:ident, ($($generic:ty),+), $h:literal, $w:literal, ($($arg:expr),*)) => {
-        $this.$f::<$($generic,)+ $h, $w>($($arg),*)
+    (% $this:ident, $f:ident, ($($generic:ty),+), $h:literal, ($($arg:expr),*)) => {
+        $this.$f::<$($generic,)+ $h>($($arg),*)
     };
 }
-pub(super) use by_tile_size;
+pub(super) use by_height;

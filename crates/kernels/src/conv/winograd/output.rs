@@ -4,10 +4,9 @@ use std::ops::Range;
 
 use super::correlation::Map;
 use super::grid::{Block, Tile};
-use super::layout::{Distance, Far, Layout, Near, by_tile_size};
-use super::points::{POINTS, TILE, filter_gradient, output, uses};
+use super::layout::{Distance, Layout, Near, by_height};
+use super::points::{POINTS, filter_gradient, output, uses};
 use crate::conv::epilogue::Finish;
-use crate::conv::product::CHUNK;
 use crate::conv::simd::{Access, First, Job, LANES, Simd, Vector, Whole};
 
 /// Transforms some tiles of a block back, `channels` of them from `first` on, which is the layout's
@@ -29,34 +28,17 @@ pub(super) struct OutputTiles<'a> {
 impl Job for OutputTiles<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        // SAFETY: passed on from the caller.
-        unsafe {
-            if self.layout.point == CHUNK {
-                self.tiles::<S, _>(Near);
-            } else {
-                self.tiles::<S, _>(Far(self.layout.point));
-            }
+        for (t, tile) in self.block.tiles(0..self.block.len()) {
+            let from = self.from.wrapping_add(t * self.layout.row);
+            // SAFETY: passed on from the caller.
+            unsafe { by_height!(tile.height, self.tile::<S>(from, tile)) };
         }
     }
 }
 
 impl OutputTiles<'_> {
     #[inline(always)]
-    unsafe fn tiles<S: Simd, D: Distance>(&self, distance: D) {
-        for (t, tile) in self.block.tiles(0..self.block.len()) {
-            let from = self.from.wrapping_add(t * self.layout.row);
-            // SAFETY: passed on from the caller.
-            unsafe { by_tile_size!(tile, self.tile::<S, D>(from, tile, distance)) };
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn tile<S: Simd, D: Distance, const H: usize, const W: usize>(
-        &self,
-        from: *const f32,
-        tile: Tile,
-        distance: D,
-    ) {
+    unsafe fn tile<S: Simd, const H: usize>(&self, from: *const f32, tile: Tile) {
         let pixel = (tile.image * self.map.height + tile.y) * self.map.width + tile.x;
         let at = pixel * self.pixel;
         let mut c = 0;
@@ -66,15 +48,15 @@ impl OutputTiles<'_> {
             while c + S::Wide::LANES <= self.channels {
                 let from = from.wrapping_add(self.layout.channel(c));
                 let channel = self.first + c;
-                self.lines::<S::Wide, D, H, W, 0, 2>(from, at, channel, Whole, distance);
-                self.lines::<S::Wide, D, H, W, 1, 3>(from, at, channel, Whole, distance);
+                self.lines::<S::Wide, H, 0, 2>(from, at, tile.width, channel, Whole);
+                self.lines::<S::Wide, H, 1, 3>(from, at, tile.width, channel, Whole);
                 c += S::Wide::LANES;
             }
             while c < self.channels {
                 let from = from.wrapping_add(self.layout.channel(c));
                 let (channel, access) = (self.first + c, First(LANES.min(self.channels - c)));
-                self.lines::<S::Narrow, D, H, W, 0, 2>(from, at, channel, access, distance);
-                self.lines::<S::Narrow, D, H, W, 1, 3>(from, at, channel, access, distance);
+                self.lines::<S::Narrow, H, 0, 2>(from, at, tile.width, channel, access);
+                self.lines::<S::Narrow, H, 1, 3>(from, at, tile.width, channel, access);
                 c += LANES;
             }
         }
@@ -83,60 +65,91 @@ impl OutputTiles<'_> {
     /// Lines `P` and `Q` of a tile: few enough values to stay in registers, and those that share
     /// subexpressions.
     #[inline(always)]
-    unsafe fn lines<
-        V: Vector,
-        D: Distance,
-        const H: usize,
-        const W: usize,
-        const P: usize,
-        const Q: usize,
-    >(
+    unsafe fn lines<V: Vector, const H: usize, const P: usize, const Q: usize>(
         &self,
         from: *const f32,
         at: usize,
+        outputs: usize,
         channel: usize,
         access: impl Access,
-        distance: D,
     ) {
         if P >= H {
             return;
         }
         // SAFETY: passed on to the caller.
         unsafe {
-            let column = |j: usize| {
-                let mut m = [V::splat(0.0); POINTS];
-                if uses(W, j) {
-                    for (i, m) in m.iter_mut().enumerate() {
-                        if uses(H, i) {
-                            *m = V::load(from.wrapping_add(distance.point(i * POINTS + j)));
-                        }
-                    }
-                }
-                let y = output::<V, H>(m);
-                (y[P], y[Q])
-            };
-            let c = [column(0), column(1), column(2), column(3), column(4), column(5)];
-            let y = output::<V, W>([c[0].0, c[1].0, c[2].0, c[3].0, c[4].0, c[5].0]);
-            self.finish_line::<V, W>(y, at, P, channel, access);
+            let c = [
+                self.column::<V, H, P, Q>(from, outputs, 0),
+                self.column::<V, H, P, Q>(from, outputs, 1),
+                self.column::<V, H, P, Q>(from, outputs, 2),
+                self.column::<V, H, P, Q>(from, outputs, 3),
+                self.column::<V, H, P, Q>(from, outputs, 4),
+                self.column::<V, H, P, Q>(from, outputs, 5),
+            ];
+            self.line(
+                [c[0].0, c[1].0, c[2].0, c[3].0, c[4].0, c[5].0],
+                at,
+                outputs,
+                P,
+                channel,
+                access,
+            );
             if Q < H {
-                let y = output::<V, W>([c[0].1, c[1].1, c[2].1, c[3].1, c[4].1, c[5].1]);
-                self.finish_line::<V, W>(y, at, Q, channel, access);
+                self.line(
+                    [c[0].1, c[1].1, c[2].1, c[3].1, c[4].1, c[5].1],
+                    at,
+                    outputs,
+                    Q,
+                    channel,
+                    access,
+                );
             }
         }
     }
 
     #[inline(always)]
-    unsafe fn finish_line<V: Vector, const W: usize>(
+    unsafe fn column<V: Vector, const H: usize, const P: usize, const Q: usize>(
         &self,
-        y: [V; TILE],
+        from: *const f32,
+        outputs: usize,
+        j: usize,
+    ) -> (V, V) {
+        // SAFETY: passed on to the caller.
+        unsafe {
+            let mut m = [V::splat(0.0); POINTS];
+            if uses(outputs, j) {
+                for (i, m) in m.iter_mut().enumerate() {
+                    if uses(H, i) {
+                        *m = V::load(from.wrapping_add(Near.point(i * POINTS + j)));
+                    }
+                }
+            }
+            let y = output::<V, H>(m);
+            (y[P], y[Q])
+        }
+    }
+
+    /// The other dimension, for line `i` of the tile.
+    #[inline(always)]
+    unsafe fn line<V: Vector>(
+        &self,
+        m: [V; POINTS],
         at: usize,
+        outputs: usize,
         i: usize,
         channel: usize,
         access: impl Access,
     ) {
         let at = at + i * self.map.width * self.pixel;
+        let (to, pixel) = (self.to, self.pixel);
+        let y = match outputs {
+            4 => output::<V, 4>(m),
+            3 => output::<V, 3>(m),
+            2 => output::<V, 2>(m),
+            _ => output::<V, 1>(m),
+        };
         // SAFETY: passed on to the caller.
-        unsafe { self.finish.pixels::<V, W>(y, self.to, at, self.pixel, channel, access) };
+        unsafe { self.finish.pixels(y, outputs, to, at, pixel, channel, access) };
     }
 }
 
@@ -191,18 +204,14 @@ impl FilterGradient {
     unsafe fn vector<V: Vector>(&self, from: *const f32, to: *mut f32, access: impl Access) {
         // SAFETY: passed on to the caller.
         unsafe {
-            let column = |j: usize| {
-                let mut u = [V::splat(0.0); POINTS];
-                for (i, sum) in u.iter_mut().enumerate() {
-                    let at = from.wrapping_add((i * POINTS + j) * self.layout.point);
-                    *sum = V::load(at);
-                    for copy in 1..self.copies {
-                        *sum = sum.add(V::load(at.wrapping_add(copy * self.copy_stride)));
-                    }
-                }
-                filter_gradient::<V>(u)
-            };
-            let c = [column(0), column(1), column(2), column(3), column(4), column(5)];
+            let c = [
+                self.column::<V>(from, 0),
+                self.column::<V>(from, 1),
+                self.column::<V>(from, 2),
+                self.column::<V>(from, 3),
+                self.column::<V>(from, 4),
+                self.column::<V>(from, 5),
+            ];
             for i in 0..3 {
                 let taps =
                     filter_gradient::<V>([c[0][i], c[1][i], c[2][i], c[3][i], c[4][i], c[5][i]]);
@@ -211,6 +220,22 @@ impl FilterGradient {
                     access.store(tap.add(access.load(to)), to);
                 }
             }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn column<V: Vector>(&self, from: *const f32, j: usize) -> [V; 3] {
+        // SAFETY: passed on to the caller.
+        unsafe {
+            let mut u = [V::splat(0.0); POINTS];
+            for (i, sum) in u.iter_mut().enumerate() {
+                let at = from.wrapping_add(Near.point(i * POINTS + j));
+                *sum = V::load(at);
+                for copy in 1..self.copies {
+                    *sum = sum.add(V::load(at.wrapping_add(copy * self.copy_stride)));
+                }
+            }
+            filter_gradient::<V>(u)
         }
     }
 }

@@ -1,0 +1,2 @@
+//! placeholder while the table is being written
+mod program;
