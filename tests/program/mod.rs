@@ -85,7 +85,7 @@ codes = 3
 }
 
 /// The narrow space's largest and smallest network and one between them.
-pub const NARROW_CODES: [&str; 3] = ["22111111111", "11333003300", "21221232100"];
+pub const NARROW_CODES: [&str; 3] = ["22111111111", "11333003300", "21212323100"];
 
 /// Writes `n_train` and `n_validation` grey images of 10 classes as four IDX files. Each class is a
 /// bright square in a place of its own on noise, so that there is something to learn.

@@ -36,9 +36,9 @@ impl Taps {
         }
     }
 
-    /// Those of the input positions `stride * row + class`. Output `y` reads input `y * stride + tap
-    /// - padding`, so that position is read by output `row + (class + padding - tap) / stride`
-    /// through every tap for which that is whole.
+    /// Those of the input positions `stride * row + class`. Output `y` reads input
+    /// `y * stride + tap - padding`, so that position is read by output
+    /// `row + (class + padding - tap) / stride` through every tap for which that is whole.
     fn backward(kernel: usize, stride: usize, class: usize) -> Self {
         let shifted = class + kernel / 2;
         let least = shifted % stride;
