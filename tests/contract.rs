@@ -262,8 +262,7 @@ fn score_says_what_did_not_match() {
     let folder = tempfile::tempdir().unwrap();
     let predictions = put(folder.path(), "p.csv", "code,acc\n11,1\n12,2\n13,3\n14,9\n");
     let truth = put(folder.path(), "t.csv", "code,acc\n113,72\n112,71\n111,70\n115,1\n116,2\n");
-    let arguments =
-        ["rank", "score", "--predictions", word(&predictions), "--truth", word(&truth)];
+    let arguments = ["rank", "score", "--predictions", word(&predictions), "--truth", word(&truth)];
     let said = run(&arguments);
     assert_eq!(said.code, Some(0), "{}", said.stderr);
     assert!(said.stdout.starts_with("n 3\nkendall_tau 1.0000"), "{}", said.stdout);
@@ -337,7 +336,8 @@ fn eval_measures_accuracy_on_the_embedded_images() {
     }
     // What `eval` writes, `score` reads.
     let (own, json) = (word(&output), "--json");
-    let truth: String = NARROW_CODES.iter().enumerate().map(|(i, c)| format!("{c},{i}\n")).collect();
+    let truth: String =
+        NARROW_CODES.iter().enumerate().map(|(i, c)| format!("{c},{i}\n")).collect();
     let truth = put(folder.path(), "truth.csv", truth);
     let scored = run(&["rank", "score", "--predictions", own, "--truth", word(&truth), json]);
     let scored: Value = serde_json::from_str(&scored.expect_success()).unwrap();
@@ -352,8 +352,17 @@ fn bench_is_called_as_the_comparison_script_does() {
     for work in ["step1", "step2", "standalone", "eval"] {
         for threads in ["1", "2"] {
             let out = run(&[
-                "bench", work, "--space", &space, "--batch", "4", "--steps", "3", "--threads",
-                threads, "--json",
+                "bench",
+                work,
+                "--space",
+                &space,
+                "--batch",
+                "4",
+                "--steps",
+                "3",
+                "--threads",
+                threads,
+                "--json",
             ]);
             let out = out.expect_success();
             assert_eq!(out.lines().count(), 1, "{out}");
@@ -365,8 +374,8 @@ fn bench_is_called_as_the_comparison_script_does() {
             assert_eq!(line["what"], work);
             assert_eq!(line["threads"].to_string(), threads);
             let subnets = if matches!(work, "step2" | "eval") { 4.0 } else { 1.0 };
-            let images = line["step_s"].as_f64().unwrap()
-                * line["subnet_images_per_s"].as_f64().unwrap();
+            let images =
+                line["step_s"].as_f64().unwrap() * line["subnet_images_per_s"].as_f64().unwrap();
             assert!((images - 4.0 * subnets).abs() < 1e-6, "{work}: {images} images a step");
         }
     }

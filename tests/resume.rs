@@ -251,7 +251,8 @@ fn an_interrupted_run_saves_says_how_to_go_on_and_does() {
 fn results_do_not_depend_on_the_number_of_threads() {
     let case = Case::new();
     // Wide enough that the work is shared out.
-    let wide = narrow_space(16, 1).replace("width = 16", "width = 64").replace("width = 8", "width = 32");
+    let wide =
+        narrow_space(16, 1).replace("width = 16", "width = 64").replace("width = 8", "width = 32");
     put(case.folder.path(), "narrow.toml", wide);
     let one = case.finish("one", &["--threads", "1"]);
     for threads in ["2", "3"] {

@@ -104,8 +104,8 @@ pub fn idx_folder(folder: &Path, side: usize, n_train: usize, n_validation: usiz
             let (top, left) = (class / 4 * side / 4, class % 4 * side / 4);
             for y in 0..side {
                 for x in 0..side {
-                    let inside = (top..top + side / 4).contains(&y)
-                        && (left..left + side / 4).contains(&x);
+                    let inside =
+                        (top..top + side / 4).contains(&y) && (left..left + side / 4).contains(&x);
                     pixels.push(noise() + if inside { 150 } else { 20 });
                 }
             }

@@ -13,6 +13,7 @@ use slimtau_moco::{Moco, MocoConfig};
 use slimtau_space::SearchSpace;
 use slimtau_supernet::{BnMode, Layout, Plan, Session, Weights};
 use slimtau_train::Sgd;
+use std::io::Write;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -94,12 +95,14 @@ pub fn run(args: &Bench) -> Result<()> {
             "step_s": median, "subnet_images_per_s": images_per_s, "gflops": gflops,
             "peak_rss_mib": rss,
         });
-        println!("{line}");
+        writeln!(std::io::stdout(), "{line}")?;
     } else {
-        println!(
+        writeln!(
+            std::io::stdout(),
             "{what} on {}, batch {}, {threads} threads: {median:.4} s/step, {images_per_s:.1} subnet images/s, {gflops:.1} GFLOP/s, {rss:.0} MiB",
-            space.name, args.batch
-        );
+            space.name,
+            args.batch
+        )?;
     }
     Ok(())
 }

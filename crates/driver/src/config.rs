@@ -4,6 +4,7 @@
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use slimtau_base::read_text;
+use slimtau_ccfs::SamplerKind;
 use slimtau_space::SearchSpace;
 use slimtau_supernet::BnMode;
 use slimtau_train::{Schedule, ScheduleKind, Sgd};
@@ -206,11 +207,7 @@ impl From<Bn> for BnMode {
 
 impl Optimizer {
     pub fn sgd(&self) -> Sgd {
-        Sgd {
-            momentum: self.momentum,
-            weight_decay: self.weight_decay,
-            nesterov: self.nesterov,
-        }
+        Sgd { momentum: self.momentum, weight_decay: self.weight_decay, nesterov: self.nesterov }
     }
 
     /// Warm-up, then cosine to 0 at `steps`.
@@ -234,8 +231,11 @@ impl Config {
 
     /// Checks a configuration's text; `path` is where it came from.
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
-        let config: Self = toml::from_str(text)
-            .map_err(|e| anyhow::anyhow!("{}: {}", path.display(), e.to_string().trim_end()))?;
+        let config: Self = toml::from_str(text).map_err(|e| {
+            let before = text.as_bytes().iter().take(e.span().map_or(0, |s| s.start));
+            let line = 1 + before.filter(|b| **b == b'\n').count();
+            anyhow::anyhow!("{}, line {line}: {}", path.display(), e.message())
+        })?;
         config.check().with_context(|| path.display().to_string())?;
         Ok(config)
     }
@@ -256,11 +256,12 @@ impl Config {
         if self.name.is_empty() || self.name.starts_with('.') || !self.name.chars().all(name_ok) {
             bail!("name = {:?}: letters, digits, `-`, `_` and `.` only, please", self.name);
         }
-        check_stage("teacher", self.teacher.batch, &self.teacher.optimizer)?;
-        check_stage("ccfs", self.ccfs.batch, &self.ccfs.optimizer)?;
-        check_stage("standalone", self.standalone.batch, &self.standalone.optimizer)?;
+        let (teacher, ccfs, alone) = (&self.teacher, &self.ccfs, &self.standalone);
+        check_stage("teacher", teacher.steps, teacher.batch, &teacher.optimizer)?;
+        check_stage("ccfs", ccfs.steps, ccfs.batch, &ccfs.optimizer)?;
+        check_stage("standalone", alone.steps, alone.batch, &alone.optimizer)?;
         if let Some(moco) = &self.moco {
-            check_stage("moco", moco.batch, &moco.optimizer)?;
+            check_stage("moco", moco.steps, moco.batch, &moco.optimizer)?;
             at_least("moco.queue", moco.queue, 1)?;
             at_least("moco.dim", moco.dim, 1)?;
             at_least("moco.key_groups", moco.key_groups, 1)?;
@@ -278,6 +279,7 @@ impl Config {
             in_range("moco.bn_momentum", moco.bn_momentum, 0.0, 1.0)?;
             in_range("moco.min_scale", moco.min_scale, 0.01, 1.0)?;
         }
+        self.ccfs.sampler.parse::<SamplerKind>().context("ccfs.sampler")?;
         at_least("ccfs.keep", self.ccfs.keep, 1)?;
         at_least("ccfs.candidates", self.ccfs.candidates, self.ccfs.keep)?;
         in_range("ccfs.temperature", self.ccfs.temperature, 0.01, 100.0)?;
@@ -291,7 +293,11 @@ impl Config {
     }
 }
 
-fn check_stage(stage: &str, batch: usize, optimizer: &Optimizer) -> Result<()> {
+fn check_stage(stage: &str, steps: u64, batch: usize, optimizer: &Optimizer) -> Result<()> {
+    if optimizer.warmup_steps > steps {
+        let warmup = optimizer.warmup_steps;
+        bail!("{stage}.optimizer.warmup_steps = {warmup}: the stage has only {steps} steps");
+    }
     at_least(&format!("{stage}.batch"), batch, 2)?;
     in_range(&format!("{stage}.optimizer.lr"), optimizer.lr as f32, f32::MIN_POSITIVE, 1e3)?;
     in_range(&format!("{stage}.optimizer.momentum"), optimizer.momentum, 0.0, 1.0)?;
@@ -307,7 +313,7 @@ fn at_least(key: &str, value: usize, least: usize) -> Result<()> {
 
 fn in_range(key: &str, value: f32, low: f32, high: f32) -> Result<()> {
     if !(low..=high).contains(&value) {
-        bail!("{key} = {value}: must lie in {low}..={high}");
+        bail!("{key} = {value}: must lie in {low:?}..={high:?}");
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ mod progress;
 mod report;
 
 use clap::{Args, Parser, Subcommand};
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
 
 /// Train a weight-sharing supernet whose subnets rank as they would alone, and measure how well
@@ -86,10 +86,23 @@ fn main() -> ExitCode {
             if broken_pipe {
                 return ExitCode::SUCCESS;
             }
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", sentence(&error));
             ExitCode::from(2)
         }
     }
+}
+
+/// An error and its causes in one line, each said once: many messages already hold their cause's.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(|cause| cause.to_string().trim_end().replace('\n', ", ")) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text += &format!(": {cause}");
+        }
+    }
+    text
 }
 
 fn dispatch(cli: Cli) -> anyhow::Result<Ended> {
@@ -113,7 +126,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Ended> {
 }
 
 /// A path, or standard input for `-`.
-fn read_input(path: &PathBuf) -> anyhow::Result<String> {
+fn read_input(path: &Path) -> anyhow::Result<String> {
     if path.as_os_str() == "-" {
         return Ok(std::io::read_to_string(std::io::stdin())?);
     }

@@ -22,7 +22,8 @@ impl Bar {
     /// A task of `total` equal units.
     pub fn new(name: &str, total: u64) -> Self {
         let plain = !std::io::stderr().is_terminal();
-        let target = if plain { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+        let target =
+            if plain { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let bar = ProgressBar::with_draw_target(Some(total), target);
         let style = ProgressStyle::with_template(
             "{prefix:>12} {wide_bar} {pos}/{len} {per_sec} ETA {eta} {msg}",

@@ -12,6 +12,7 @@ use slimtau_ranking::{
     write_competition_json,
 };
 use slimtau_supernet::{BnMode, Layout, Weights};
+use std::io::Write;
 use std::path::PathBuf;
 
 /// Inherited accuracies, and how well they rank.
@@ -71,6 +72,16 @@ pub fn run(command: &Rank) -> Result<()> {
     match command {
         Rank::Score { predictions, truth, json, resamples, seed } => {
             let matched = match_scores(&Scores::read(predictions)?, &Scores::read(truth)?)?;
+            if matched.pairs.len() < 2 {
+                anyhow::bail!(
+                    "{} and {} have {} codes in common ({} stand only in the first, {} only in the second); a correlation needs two",
+                    predictions.display(),
+                    truth.display(),
+                    matched.pairs.len(),
+                    matched.only_in_predictions.len(),
+                    matched.only_in_truth.len()
+                );
+            }
             let (p, t) = (matched.predictions(), matched.truths());
             let options = Bootstrap { resamples: *resamples, seed: *seed, ..Bootstrap::default() };
             let point = correlations(&p, &t)?;
@@ -81,8 +92,7 @@ pub fn run(command: &Rank) -> Result<()> {
                 ("spearman", point.spearman, &intervals.spearman),
             ];
             if *json {
-                let bounds =
-                    |i: &Option<Interval>| i.as_ref().map(|i| vec![i.low, i.high]);
+                let bounds = |i: &Option<Interval>| i.as_ref().map(|i| vec![i.low, i.high]);
                 let mut out = json!({
                     "n": point.n,
                     "only_in_predictions": matched.only_in_predictions,
@@ -94,15 +104,18 @@ pub fn run(command: &Rank) -> Result<()> {
                     out[name] = json!(value);
                     out[format!("{name}_interval")] = json!(bounds(interval));
                 }
-                println!("{out}");
+                writeln!(std::io::stdout(), "{out}")?;
                 return Ok(());
             }
-            println!("n {}", point.n);
+            let mut out = std::io::stdout().lock();
+            writeln!(out, "n {}", point.n)?;
             for (name, value, interval) in rows {
                 match (value, interval) {
-                    (Some(v), Some(i)) => println!("{name} {v:.4} [{:.4}, {:.4}]", i.low, i.high),
-                    (Some(v), None) => println!("{name} {v:.4}"),
-                    (None, _) => println!("{name} undefined (a list is constant)"),
+                    (Some(v), Some(i)) => {
+                        writeln!(out, "{name} {v:.4} [{:.4}, {:.4}]", i.low, i.high)?;
+                    }
+                    (Some(v), None) => writeln!(out, "{name} {v:.4}")?,
+                    (None, _) => writeln!(out, "{name} undefined (a list is constant)")?,
                 }
             }
             report_missing("predictions", &matched.only_in_predictions);

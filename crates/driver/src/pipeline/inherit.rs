@@ -1,8 +1,8 @@
 //! Stage 3: the accuracy that a subnet inherits from the supernet.
 
 use super::Run;
-use super::stages::normalization;
 use super::results::subnets;
+use super::stages::normalization;
 use crate::progress::Bar;
 use anyhow::Result;
 use slimtau_data::{Data, Loader, LoaderConfig};

@@ -22,7 +22,7 @@ use slimtau_base::{read_text, write_atomic};
 use slimtau_data::{Data, Source, Subset};
 use slimtau_space::SearchSpace;
 use slimtau_supernet::Layout;
-use slimtau_train::{Outcome, StageSettings, TrainState, run_stage};
+use slimtau_train::{Outcome, StageSettings, TrainState, clean_temporaries, run_stage};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -69,8 +69,14 @@ pub struct Run {
 /// Runs the stages up to `until` (all of them for `None`); `Standalone` needs none before it.
 pub fn run(args: &RunArgs, until: Option<Stage>) -> Result<Ended> {
     let run = Run::open(args)?;
-    let all =
-        [Stage::Teacher, Stage::Moco, Stage::Ccfs, Stage::Inherit, Stage::Standalone, Stage::Report];
+    let all = [
+        Stage::Teacher,
+        Stage::Moco,
+        Stage::Ccfs,
+        Stage::Inherit,
+        Stage::Standalone,
+        Stage::Report,
+    ];
     let wanted: Vec<Stage> = match until {
         None => all.to_vec(),
         Some(Stage::Standalone) => vec![Stage::Standalone],
@@ -107,7 +113,9 @@ impl Run {
             config.data.source.clone_from(source);
         }
         let config_folder = args.config.parent().unwrap_or(Path::new("."));
-        let space = config.search_space(config_folder)?;
+        let space = config
+            .search_space(config_folder)
+            .with_context(|| format!("{}: space", args.config.display()))?;
         let layout = Layout::supernet(&space)?;
         for path in [&mut config.teacher.weights, &mut config.subnets.codes].into_iter().flatten() {
             *path = config_folder.join(&*path);
@@ -119,6 +127,11 @@ impl Run {
         };
         let folder = args.out.clone().unwrap_or_else(|| Path::new("runs").join(&config.name));
         let config_toml = toml::to_string(&config).context("the configuration as TOML")?;
+        if args.fresh
+            && args.config.canonicalize().ok() == folder.join("config.toml").canonicalize().ok()
+        {
+            bail!("{}: --fresh would delete it with its folder", args.config.display());
+        }
         claim(&folder, &config_toml, args.fresh)?;
         let interrupt = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&interrupt);
@@ -130,7 +143,10 @@ impl Run {
             eprintln!("\nsaving after this step; once more to stop at once");
         })
         .context("cannot catch Ctrl-C")?;
-        Ok(Self { config, config_toml, space, layout, data, folder, interrupt })
+        let run = Self { config, config_toml, space, layout, data, folder, interrupt };
+        // A wrong code is found now, not after the supernet is trained.
+        results::subnets(&run)?;
+        Ok(run)
     }
 
     /// The folder of a stage.
@@ -144,12 +160,7 @@ impl Run {
     }
 
     /// Runs a training stage with a progress bar.
-    fn train(
-        &self,
-        name: &str,
-        steps: u64,
-        state: &mut impl TrainState,
-    ) -> Result<Outcome> {
+    fn train(&self, name: &str, steps: u64, state: &mut impl TrainState) -> Result<Outcome> {
         let settings = StageSettings {
             name: name.to_owned(),
             config: self.hash(name),
@@ -161,8 +172,7 @@ impl Run {
         let bar = Bar::new(name, steps);
         let outcome = run_stage(&settings, state, &self.interrupt, &mut |progress| {
             let r = progress.report;
-            let message =
-                format!("loss {:.4}  {:.0} images/s", r.loss, progress.images_per_s);
+            let message = format!("loss {:.4}  {:.0} images/s", r.loss, progress.images_per_s);
             bar.set(progress.done, &message);
         })?;
         bar.finish();
@@ -193,8 +203,22 @@ impl Run {
 /// `fresh`, one of another run that is then emptied.
 fn claim(folder: &Path, config_toml: &str, fresh: bool) -> Result<()> {
     let marker = folder.join("config.toml");
+    if folder.exists() && !folder.is_dir() {
+        bail!("{}: is a file, not a folder; name another with --out", folder.display());
+    }
     if marker.is_file() {
         if fresh {
+            if let Some(name) = std::fs::read_dir(folder)?
+                .flatten()
+                .map(|e| e.file_name())
+                .find(|n| !is_of_a_run(n))
+            {
+                bail!(
+                    "{}: holds {}, which no run has made; --fresh deletes only what runs leave",
+                    folder.display(),
+                    name.display()
+                );
+            }
             std::fs::remove_dir_all(folder).with_context(|| folder.display().to_string())?;
         } else if read_text(&marker)? != config_toml {
             bail!(
@@ -202,10 +226,42 @@ fn claim(folder: &Path, config_toml: &str, fresh: bool) -> Result<()> {
                 folder.display()
             );
         }
-    } else if folder.is_dir() && std::fs::read_dir(folder)?.next().is_some() {
-        bail!("{}: is not empty and not a run's folder; name another with --out", folder.display());
+    } else if folder.is_dir() {
+        // A run that was killed at once leaves no more than its temporary marker.
+        let foreign =
+            |name: &std::ffi::OsStr| !name.as_encoded_bytes().starts_with(b".config.toml.");
+        if std::fs::read_dir(folder)?.flatten().any(|entry| foreign(&entry.file_name())) {
+            let shown = folder.display();
+            bail!("{shown}: is not empty and not a run's folder; name another with --out");
+        }
     }
-    Ok(write_atomic(&marker, |out| out.write_all(config_toml.as_bytes()))?)
+    if !marker.is_file() {
+        write_atomic(&marker, |out| out.write_all(config_toml.as_bytes()))?;
+    }
+    clean_temporaries(folder);
+    for entry in std::fs::read_dir(folder)?.flatten() {
+        clean_temporaries(&entry.path());
+    }
+    Ok(())
+}
+
+/// Whether a run makes a file or folder of this name in its own.
+fn is_of_a_run(name: &std::ffi::OsStr) -> bool {
+    const NAMES: [&str; 11] = [
+        "config.toml",
+        "teacher",
+        "moco",
+        "ccfs",
+        "inherited.json",
+        "standalone",
+        "truth.csv",
+        "seconds.json",
+        "report.json",
+        "report.html",
+        "subnets.txt",
+    ];
+    let name = name.to_string_lossy();
+    NAMES.contains(&&*name) || NAMES.iter().any(|n| name.starts_with(&format!(".{n}.")))
 }
 
 /// Opens a source by name: `embedded`, `auto`, `kind:FOLDER`, or a folder whose kind its files tell.
@@ -218,6 +274,8 @@ pub fn open_data(source: &str, space: &SearchSpace) -> Result<Data> {
         } else {
             Source::IdxFolder(folder.into())
         }
+    } else if source.contains(['/', '\\']) && !source.contains(':') {
+        bail!("data source {source}: no such folder");
     } else {
         source.parse()?
     };
@@ -245,10 +303,7 @@ pub fn open_data(source: &str, space: &SearchSpace) -> Result<Data> {
 }
 
 /// The first `n` images of a set; all of them for 0.
-fn first(
-    set: Arc<dyn slimtau_data::Dataset>,
-    n: usize,
-) -> Result<Arc<dyn slimtau_data::Dataset>> {
+fn first(set: Arc<dyn slimtau_data::Dataset>, n: usize) -> Result<Arc<dyn slimtau_data::Dataset>> {
     if n == 0 || n == set.len() {
         return Ok(set);
     }

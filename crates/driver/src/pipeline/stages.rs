@@ -2,7 +2,7 @@
 
 use super::Run;
 use super::supervised::{Feed, Subnets, Supervised};
-use crate::config::{Optimizer, Data};
+use crate::config::{Data, Optimizer};
 use anyhow::{Context, Result};
 use slimtau_base::TensorFile;
 use slimtau_ccfs::{Sampler, SamplerKind};
@@ -43,13 +43,7 @@ pub fn train_loader(
 
 /// Settings of training with labels.
 pub fn learner_config(optimizer: &Optimizer, bn: BnMode, bn_momentum: f32) -> LearnerConfig {
-    LearnerConfig {
-        sgd: optimizer.sgd(),
-        bn,
-        bn_momentum,
-        label_weight: 1.0,
-        teacher_weight: 1.0,
-    }
+    LearnerConfig { sgd: optimizer.sgd(), bn, bn_momentum, label_weight: 1.0, teacher_weight: 1.0 }
 }
 
 /// Stage 0: the largest network with labels.
@@ -91,8 +85,7 @@ pub fn moco(run: &Run) -> Result<Outcome> {
     if path.is_file() {
         return Ok(Outcome::Finished);
     }
-    let views =
-        MocoViews { scale: (stage.min_scale, 1.0), ..MocoViews::default() };
+    let views = MocoViews { scale: (stage.min_scale, 1.0), ..MocoViews::default() };
     let normalization = normalization(&*run.data.train)?;
     let loader = LoaderConfig {
         workers: LOADER_WORKERS,
@@ -136,8 +129,7 @@ pub fn ccfs(run: &Run) -> Result<Outcome> {
         return Ok(Outcome::Finished);
     }
     let stage = &config.ccfs;
-    let kind: SamplerKind =
-        stage.sampler.parse().context("ccfs.sampler")?;
+    let kind: SamplerKind = stage.sampler.parse().context("ccfs.sampler")?;
     let teacher = Weights::load(layout, &run.weights_path("teacher"))?;
     let start = match &config.moco {
         Some(_) => Weights::load(layout, &run.weights_path("moco"))?,
@@ -159,9 +151,9 @@ pub fn ccfs(run: &Run) -> Result<Outcome> {
         feed: Feed::new(loader, stage.steps),
         schedule: stage.optimizer.schedule(stage.steps),
         subnets: Subnets::Sampled {
-            space: run.space.clone(),
+            space: Box::new(run.space.clone()),
             layout: Arc::clone(layout),
-            sampler,
+            sampler: Box::new(sampler),
         },
         teacher: Some(Teacher::new(largest, teacher, stage.temperature)),
     };

@@ -13,7 +13,9 @@ use slimtau_ranking::{
 use slimtau_space::CostModel;
 use slimtau_train::read_log;
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::Path;
+use std::slice::from_ref;
 
 /// Writes `truth.csv`, `report.json` and `report.html`, and prints the result.
 pub fn stage(run: &Run) -> Result<()> {
@@ -44,10 +46,7 @@ pub fn stage(run: &Run) -> Result<()> {
     }
     let truth: Vec<Score> = rows
         .iter()
-        .map(|s| Score {
-            code: s.code.clone(),
-            accuracy: s.stand_alone_mean().unwrap_or(f64::NAN),
-        })
+        .map(|s| Score { code: s.code.clone(), accuracy: s.stand_alone_mean().unwrap_or(f64::NAN) })
         .collect();
     let truth_path = run.folder.join("truth.csv");
     write_csv(&truth_path, &truth)?;
@@ -79,7 +78,7 @@ pub fn stage(run: &Run) -> Result<()> {
     let (mut baselines, mut comparisons) = (Vec::new(), Vec::new());
     for (baseline, values) in candidates {
         baselines.push(Ranking::new(baseline, &values, &truths, &options)?);
-        let difference = paired_bootstrap(&[predictions.clone()], &[values], &truths, &options)?;
+        let difference = paired_bootstrap(from_ref(&predictions), &[values], &truths, &options)?;
         let (a, b) = (name.clone(), baseline.to_owned());
         comparisons.push(Comparison { a, b, difference, adjusted_p_value: None });
     }
@@ -124,17 +123,18 @@ pub fn stage(run: &Run) -> Result<()> {
     };
     report::write(&run.folder, &report)?;
     let tau = &report.methods[0];
+    let mut out = std::io::stdout().lock();
     match (tau.correlations.kendall_tau, &tau.intervals.kendall_tau) {
-        (Some(t), Some(i)) => println!(
+        (Some(t), Some(i)) => writeln!(
+            out,
             "Kendall tau {t:.3} [{:.3}, {:.3}] over {} subnets",
             i.low,
             i.high,
             report.subnets.len()
-        ),
-        _ => println!("Kendall tau is undefined: all accuracies are equal"),
+        )?,
+        _ => writeln!(out, "Kendall tau is undefined: all accuracies are equal")?,
     }
-    println!("{}", run.folder.join("report.html").display());
-    Ok(())
+    Ok(writeln!(out, "{}", run.folder.join("report.html").display())?)
 }
 
 /// Loss curves and seconds of every stage, from the logs.
@@ -179,11 +179,8 @@ fn curves_and_timings(
 fn curve(log: &Path, stage: &str, label: &str) -> Result<(Curve, f64)> {
     let lines = read_log(log)?;
     let seconds = lines.last().map_or(0.0, |l| l.seconds);
-    let points = lines.iter().map(|l| CurvePoint {
-        step: l.step,
-        loss: Some(l.loss),
-        learning_rate: l.lr,
-    });
+    let points =
+        lines.iter().map(|l| CurvePoint { step: l.step, loss: Some(l.loss), learning_rate: l.lr });
     let points = points.collect();
     Ok((Curve { stage: stage.into(), label: label.into(), points }, seconds))
 }
@@ -199,7 +196,9 @@ fn notes(run: &Run) -> Vec<String> {
         notes.push("No MoCo stage: stage 2 started from the teacher's weights.".into());
     }
     if config.standalone.seeds < 2 {
-        notes.push("With one training per subnet nothing can be said about the truth's noise.".into());
+        notes.push(
+            "With one training per subnet nothing can be said about the truth's noise.".into(),
+        );
     }
     notes
 }

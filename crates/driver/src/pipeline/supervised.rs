@@ -54,7 +54,7 @@ pub enum Subnets {
     /// Always the same one.
     Fixed(Box<Plan>),
     /// A sampler's draw.
-    Sampled { space: SearchSpace, layout: Arc<Layout>, sampler: Sampler },
+    Sampled { space: Box<SearchSpace>, layout: Arc<Layout>, sampler: Box<Sampler> },
 }
 
 /// Supervised training in progress.
