@@ -184,7 +184,7 @@ fn codes() {
         .args([env!("CARGO_BIN_EXE_slimtau"), word(&space)])
         .output()
         .unwrap();
-    assert_refused(&piped.into(), &["standard input, line 1", "digit 12"]);
+    assert_refused(&piped.into(), &["standard input, line 1", "`22111111111x`"]);
 }
 
 /// Everything that `forward` needs, in a folder.
@@ -242,8 +242,10 @@ impl ForwardCase {
 #[test]
 fn forward_codes_and_images() {
     let mut case = ForwardCase::new();
-    case.code = "22111112311";
-    case.refused(&["`22111112311`", "stage 1, block 2", "digit 7 is 2 where 1 is needed", "alone"]);
+    case.code = "22111121111";
+    case.refused(&["`22111121111`", "stage 1, block 2", "digit 7 is 2 where 1 is needed", "alone"]);
+    case.code = "22111111311";
+    case.refused(&["`22111111311`", "stage 2, block 2", "digit 11 is 1 where 3 is needed"]);
     case.code = "22111111110";
     case.refused(&["`22111111110`, digit 11", "`0`", "1 to 3"]);
     case.code = "2211";
@@ -290,11 +292,7 @@ fn forward_checkpoints() {
     let other = SearchSpace::from_toml(&other, "other").unwrap();
     let other = Layout::supernet(&other).unwrap();
     Weights::init(&other, 1).save(&other, &path).unwrap();
-    case.refused(&[
-        "w.safetensors",
-        "tensor `blocks.3.conv1.weight` has shape [24, 8, 3, 3]",
-        "[16, 8, 3, 3]",
-    ]);
+    case.refused(&["w.safetensors", "tensor `blocks.3.", "has shape [24", "expected [16"]);
     let mut file = TensorFile::default();
     file.insert("layer1.0.weight", &[1], vec![0.0]);
     file.write(&path).unwrap();

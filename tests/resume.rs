@@ -214,7 +214,11 @@ fn an_interrupted_run_saves_says_how_to_go_on_and_does() {
     let expected = case.finish("whole", &[]);
     let out = case.path("stopped");
     let mut stopped_in = BTreeSet::new();
+    let mut last: Option<(String, usize)> = None;
     for moment in MOMENTS {
+        if moment.has_come(&out) {
+            continue;
+        }
         let mut child = command(&case.words("stopped", &[])).spawn().unwrap();
         if moment.wait(&mut child, &out) {
             // Ctrl-C in a terminal, SIGTERM from a scheduler.
@@ -222,6 +226,12 @@ fn an_interrupted_run_saves_says_how_to_go_on_and_does() {
             let _ = Command::new("kill").args([signal, &child.id().to_string()]).output();
         }
         let finished: Finished = child.wait_with_output().unwrap().into();
+        if let Some((stage, step)) = last.take().filter(|(stage, _)| stage != "standalone") {
+            // It goes on with the next step, not from the beginning.
+            let next = format!(" {stage} {}/", step + 1);
+            let shown = finished.stderr.lines().find(|line| line.contains(&format!(" {stage} ")));
+            assert!(shown.is_none_or(|line| line.contains(&next)), "{next}: {}", finished.stderr);
+        }
         if finished.code == Some(0) {
             continue;
         }
@@ -237,6 +247,9 @@ fn an_interrupted_run_saves_says_how_to_go_on_and_does() {
             if stage != "inherit" && log.exists() {
                 let lines = fs::read_to_string(log).unwrap().lines().count();
                 assert_eq!(lines, step, "stage {stage}");
+            }
+            if stage != "inherit" {
+                last = Some((stage.clone(), step));
             }
         }
         stopped_in.insert(stage);

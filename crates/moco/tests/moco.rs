@@ -56,7 +56,7 @@ impl Fixture {
         fill_normal(&mut stream(0, "images", 0), 1.0, &mut images);
         let views = [0, 1].map(|view| {
             let mut noise = vec![0.0; images.len()];
-            fill_normal(&mut stream(0, "noise", view), 0.3, &mut noise);
+            fill_normal(&mut stream(0, "noise", view), 1.0, &mut noise);
             images.iter().zip(noise).map(|(a, b)| a + b).collect()
         });
         Self { space, layout, plan, views }

@@ -202,7 +202,7 @@ fn recalibration_is_the_plain_mean_of_batch_statistics() {
             measured += 1;
             let mean = values.iter().sum::<f64>() / values.len() as f64;
             let scale = values.iter().fold(1e-3, |m: f64, v| m.max(v.abs()));
-            assert!((f64::from(*got) - mean).abs() < 1e-6 * scale, "{i}: {got}, not {mean}");
+            assert!((f64::from(*got) - mean).abs() < 1e-5 * scale, "{i}: {got}, not {mean}");
         }
         let network = plan.network();
         let convs = network.blocks.iter().flat_map(|b| b.convs.iter().chain(&b.projection));

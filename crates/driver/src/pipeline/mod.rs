@@ -127,12 +127,6 @@ impl Run {
         };
         let folder = args.out.clone().unwrap_or_else(|| Path::new("runs").join(&config.name));
         let config_toml = toml::to_string(&config).context("the configuration as TOML")?;
-        if args.fresh
-            && args.config.canonicalize().ok() == folder.join("config.toml").canonicalize().ok()
-        {
-            bail!("{}: --fresh would delete it with its folder", args.config.display());
-        }
-        claim(&folder, &config_toml, args.fresh)?;
         let interrupt = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&interrupt);
         ctrlc::set_handler(move || {
@@ -146,6 +140,12 @@ impl Run {
         let run = Self { config, config_toml, space, layout, data, folder, interrupt };
         // A wrong code is found now, not after the supernet is trained.
         results::subnets(&run)?;
+        if args.fresh
+            && args.config.canonicalize().ok() == run.folder.join("config.toml").canonicalize().ok()
+        {
+            bail!("{}: --fresh would delete it with its folder", args.config.display());
+        }
+        claim(&run.folder, &run.config_toml, args.fresh)?;
         Ok(run)
     }
 

@@ -19,7 +19,7 @@ pub(super) fn findings(report: &Report) -> Vec<String> {
         }
     }
     sentences.extend(report.methods.iter().skip(1).map(ranks));
-    sentences.extend(report.comparisons.iter().map(compared));
+    sentences.extend(compared(&report.comparisons));
     sentences.extend(ceiling(report));
     sentences.extend(cautions(report));
     sentences
@@ -102,31 +102,42 @@ fn baseline(report: &Report, method: &Ranking) -> Option<String> {
     })
 }
 
-fn compared(comparison: &Comparison) -> String {
-    let Comparison { a, b, difference, adjusted_p_value } = comparison;
-    let Some(value) = difference.difference else {
-        return format!("{a} and {b} cannot be compared: a tau is undefined.");
-    };
-    let level = difference.bootstrap.level;
-    let mut text = format!(
-        "The tau of {a} minus that of {b} is {}",
-        with_interval(value, difference.interval, level)
-    );
-    if let Some(p) = adjusted_p_value {
-        text += &format!(", p = {p:.3} after Holm's correction");
+/// What the paired comparisons establish, one sentence each, and what they leave open, in one.
+fn compared(comparisons: &[Comparison]) -> Vec<String> {
+    let (mut sentences, mut open) = (Vec::new(), Vec::new());
+    for Comparison { a, b, difference, adjusted_p_value } in comparisons {
+        let Some(value) = difference.difference else {
+            sentences.push(format!("{a} and {b} cannot be compared: a tau is undefined."));
+            continue;
+        };
+        let level = difference.bootstrap.level;
+        let undecided = difference.interval.is_none_or(|interval| interval.contains(0.0))
+            || adjusted_p_value.is_none_or(|p| p > 1.0 - level);
+        let p = adjusted_p_value.map_or(String::new(), |p| format!("p = {p:.3}"));
+        if undecided {
+            open.push(format!("{a} and {b} ({p})").replace(" ()", ""));
+            continue;
+        }
+        let (better, worse) = if value > 0.0 { (a, b) } else { (b, a) };
+        sentences.push(format!(
+            "{better} ranks better than {worse}: the tau of {a} minus that of {b} is {}, {p} after Holm's \
+             correction.",
+            with_interval(value, difference.interval, level)
+        ));
     }
-    let undecided = difference.interval.is_none_or(|interval| interval.contains(0.0))
-        || adjusted_p_value.is_none_or(|p| p > 1.0 - level);
-    let (better, worse) = if value > 0.0 { (a, b) } else { (b, a) };
-    text += &if undecided {
-        "; that does not establish a difference.".to_owned()
-    } else {
-        format!("; {better} ranks better than {worse}.")
-    };
-    if difference.n_seeds == 1 {
-        text += " It rests on one training run of each, so it says nothing about other seeds.";
+    if !open.is_empty() {
+        sentences.push(format!(
+            "The paired comparisons do not establish a difference, after Holm's correction, between {}.",
+            open.join(", ")
+        ));
     }
-    text
+    if comparisons.iter().any(|c| c.difference.n_seeds == 1) {
+        sentences.push(
+            "Comparisons rest on one training run of each, so they say nothing about other seeds."
+                .to_owned(),
+        );
+    }
+    sentences
 }
 
 fn ceiling(report: &Report) -> Option<String> {

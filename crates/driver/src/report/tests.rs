@@ -194,7 +194,7 @@ fn findings_say_what_the_numbers_do_and_no_more() {
     // Predictions far noisier than the size of the network is telling.
     let poor = sample(60.0);
     check(&poor, &["The interval contains 0", "adds nothing", "rank as well or better"], &[]);
-    check(&poor, &["does not establish a difference", "one training run of each"], &[]);
+    check(&poor, &["do not establish a difference", "one training run of each"], &[]);
 
     let mut turned = good.clone();
     let d = &mut turned.comparisons[0].difference;
@@ -204,7 +204,7 @@ fn findings_say_what_the_numbers_do_and_no_more() {
     check(&turned, &["uniform ranks better than CCFS-F", "p = 0.004"], &[]);
     // An interval clear of 0 does not survive the correction.
     turned.comparisons[0].adjusted_p_value = Some(0.2);
-    check(&turned, &["does not establish"], &["ranks better"]);
+    check(&turned, &["do not establish"], &["ranks better"]);
 
     let mut once = good.clone();
     once.noise_ceiling = None;
