@@ -14,7 +14,7 @@ pub struct Args {
 /// Unit, integration, property, golden and documentation tests, in release mode: they train real
 /// networks, and the release build is the one that users run.
 pub fn run(args: &Args) -> Result<()> {
-    let mut command = cargo::cargo(&["test", "--release", "--workspace"]);
+    let mut command = cargo::cargo(&["test", "--release", "--workspace", "--no-fail-fast"]);
     command.args(&args.rest);
     cargo::run(command)
 }
