@@ -4,7 +4,8 @@
 mod program;
 
 use program::{
-    Finished, NARROW_CODES, command, config, files_below, idx_folder, narrow_space, put, run, word,
+    Finished, NARROW_CODES, assert_clean, assert_refused, command, config, files_below, idx_folder,
+    narrow_space, put, run, word,
 };
 use slimtau_base::TensorFile;
 use slimtau_space::SearchSpace;
@@ -12,36 +13,6 @@ use slimtau_supernet::{Layout, Weights};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-
-/// Checks one failure: code 2, one line on standard error that begins with `error:` and holds every
-/// needle, nothing on standard output.
-#[track_caller]
-fn assert_refused(finished: &Finished, needles: &[&str]) {
-    let Finished { code, stdout, stderr } = finished;
-    assert_eq!(*code, Some(2), "{stdout}{stderr}");
-    assert!(!stderr.contains("panicked"), "{stderr}");
-    let errors: Vec<&str> = stderr.lines().filter(|l| !is_progress(l)).collect();
-    assert_eq!(errors.len(), 1, "one line: {stderr}");
-    assert!(errors[0].starts_with("error: "), "{stderr}");
-    for needle in needles {
-        assert!(errors[0].contains(needle), "`{needle}` is not in: {stderr}");
-        let twice = errors[0].matches(needle).count() > 1;
-        assert!(!(twice && needle.len() > 20), "`{needle}` is said twice: {stderr}");
-    }
-    assert_eq!(stdout, "");
-}
-
-/// `      teacher 1/48  97.1/s ...`: how far a stage was before the failure.
-fn is_progress(line: &str) -> bool {
-    line.starts_with("  ") && line.contains("/s  ")
-}
-
-/// No temporary file was left anywhere below.
-#[track_caller]
-fn assert_clean(folder: &Path) {
-    let left = files_below(folder).into_iter().filter(|f| f.to_string_lossy().ends_with(".tmp"));
-    assert_eq!(left.collect::<Vec<_>>(), Vec::<PathBuf>::new());
-}
 
 /// Data, space and configuration of a run.
 struct Case {
@@ -296,7 +267,7 @@ fn forward_checkpoints() {
     let mut file = TensorFile::default();
     file.insert("layer1.0.weight", &[1], vec![0.0]);
     file.write(&path).unwrap();
-    case.refused(&["w.safetensors", "tensor `blocks.0.conv.weight` [8, 3, 3, 3] is missing"]);
+    case.refused(&["w.safetensors", "tensor `blocks.0.", "is missing"]);
     fs::remove_file(&path).unwrap();
     case.refused(&["w.safetensors", "No such file or directory"]);
 }
@@ -400,7 +371,7 @@ fn image_folders() {
     put(case.folder.path(), "config.toml", config);
     fs::create_dir_all(folder.join("train")).unwrap();
     assert_refused(&case.run("out"), &["images/train", "no class folders"]);
-    // The smallest binary grey picture formats are not read; a PNG name does not make a PNG.
+    // A name does not make a picture.
     put(&folder, "train/cat/1.png", "not a picture");
     assert_refused(&case.run("out"), &["images/val", "No such file or directory"]);
     put(&folder, "val/dog/1.png", "not a picture");

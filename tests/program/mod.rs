@@ -31,6 +31,36 @@ impl Finished {
     }
 }
 
+/// Checks one failure: code 2, one line on standard error that begins with `error:` and holds every
+/// needle, nothing on standard output.
+#[track_caller]
+pub fn assert_refused(finished: &Finished, needles: &[&str]) {
+    let Finished { code, stdout, stderr } = finished;
+    assert_eq!(*code, Some(2), "{stdout}{stderr}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    let errors: Vec<&str> = stderr.lines().filter(|l| !is_progress(l)).collect();
+    assert_eq!(errors.len(), 1, "one line: {stderr}");
+    assert!(errors[0].starts_with("error: "), "{stderr}");
+    for needle in needles {
+        assert!(errors[0].contains(needle), "`{needle}` is not in: {stderr}");
+        let twice = errors[0].matches(needle).count() > 1;
+        assert!(!(twice && needle.len() > 20), "`{needle}` is said twice: {stderr}");
+    }
+    assert_eq!(stdout, "");
+}
+
+/// `      teacher 1/48  97.1/s ...`: how far a stage was before the failure.
+fn is_progress(line: &str) -> bool {
+    line.starts_with("  ") && line.contains("/s  ")
+}
+
+/// No temporary file was left anywhere below.
+#[track_caller]
+pub fn assert_clean(folder: &Path) {
+    let left = files_below(folder).into_iter().filter(|f| f.to_string_lossy().ends_with(".tmp"));
+    assert_eq!(left.collect::<Vec<_>>(), Vec::<PathBuf>::new());
+}
+
 /// The program with these arguments, its output caught.
 pub fn command<S: AsRef<std::ffi::OsStr>>(arguments: &[S]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_slimtau"));

@@ -17,7 +17,7 @@ pub struct Args {
     /// `embedded`, `auto`, or a folder with the dataset; default: what the configuration says
     #[arg(long, value_name = "SOURCE")]
     data: Option<String>,
-    /// Where to write; default: runs/<name of the configuration>
+    /// Where to write; default: runs/NAME, the name in the configuration
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
     /// Delete what an earlier run left in that folder instead of going on with it

@@ -14,6 +14,11 @@ mod files;
 mod streams;
 mod tensors;
 
+/// The README's example, run as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 pub use files::{FileError, read_bytes, read_text, write_atomic};
 pub use streams::{Stream, fill_normal, stream};
 pub use tensors::{NamedTensor, TensorFile};

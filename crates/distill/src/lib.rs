@@ -6,10 +6,36 @@
 //! (stage 0) and stand-alone subnets.
 //!
 //! The crate knows nothing about datasets, samplers, schedules or files.
+//!
+//! ```
+//! use slimtau_distill::{Learner, LearnerConfig};
+//! use slimtau_space::SearchSpace;
+//! use slimtau_supernet::{BnMode, Layout, Plan, Weights};
+//! use slimtau_train::Sgd;
+//!
+//! let space = SearchSpace::preset("tiny")?;
+//! let layout = Layout::supernet(&space)?;
+//! let subnet = Plan::subnet(&space, &layout, &space.smallest())?;
+//! let config = LearnerConfig {
+//!     sgd: Sgd { momentum: 0.9, weight_decay: 1e-4, nesterov: false },
+//!     bn: BnMode::Tracked, bn_momentum: 0.1, label_weight: 1.0, teacher_weight: 1.0,
+//! };
+//! let mut learner = Learner::new(config, layout.clone(), Weights::init(&layout, 0));
+//! let images: Vec<f32> = (0..2 * subnet.image_len()).map(|i| (i as f32).sin()).collect();
+//! let first = learner.step(0.01, [&subnet], &images, &[3, 7], None)?;
+//! let second = learner.step(0.01, [&subnet], &images, &[3, 7], None)?;
+//! assert!(second.loss < first.loss);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 #![deny(missing_docs)]
 
 mod learner;
 mod teacher;
+
+/// The README's example, run as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 pub use learner::{Learner, LearnerConfig, StepReport};
 pub use teacher::Teacher;

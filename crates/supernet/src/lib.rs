@@ -37,6 +37,11 @@ mod session;
 mod tape;
 mod weights;
 
+/// The README's example, run as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 pub use autograd::{forward, forward_train};
 pub use error::SupernetError;
 pub use infer::argmax;

@@ -33,7 +33,7 @@ pub struct RunArgs {
     /// The configuration (TOML); see `configs/` and docs/config.md
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// Where everything goes; default: runs/<name of the configuration>
+    /// Where everything goes; default: runs/NAME, the name in the configuration
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
     /// Instead of the configuration's data.source: `embedded`, `auto`, or a folder
