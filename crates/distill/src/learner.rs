@@ -78,7 +78,7 @@ impl Learner {
 
     /// One update from one batch: forward and backward through every plan, gradients summed.
     ///
-    /// `images` is [N, H, W, C], `labels` [N], `soft_labels` the teacher's [N, classes]. With
+    /// `images` is [N, H, W, C], `labels` `[N]`, `soft_labels` the teacher's [N, classes]. With
     /// several plans the report is their mean; the update is that of the sum, as in the paper.
     ///
     /// # Errors

@@ -1,4 +1,5 @@
-//! MoCo on synthetic images: every image is a grating of its own, a view adds noise to it.
+//! MoCo on synthetic images: every image is a grating of its own, a view adds noise to it. The loss jumps
+//! up at first, as real keys replace the random ones that the queue starts with.
 
 use slimtau_base::{fill_normal, stream};
 use slimtau_moco::{Moco, MocoConfig};

@@ -41,7 +41,7 @@ pub fn forward(plan: &Plan, weights: &Weights, images: &Tensor) -> Result<Tensor
 }
 
 /// Training-mode logits [N, classes] (batch statistics) of images [N, C, H, W], differentiable by
-/// candle with respect to the flat parameters [P]. The images get no gradient.
+/// candle with respect to the flat parameters `[P]`. The images get no gradient.
 ///
 /// # Errors
 /// When a shape or element type is not as stated.

@@ -21,13 +21,13 @@ pub struct ConvSlot {
     pub stride: usize,
     /// Weight [k, k, full_in, full_out] in the parameters.
     pub weight: Range<usize>,
-    /// BN scale [full_out] in the parameters.
+    /// BN scale `[full_out]` in the parameters.
     pub gamma: Range<usize>,
-    /// BN shift [full_out] in the parameters.
+    /// BN shift `[full_out]` in the parameters.
     pub beta: Range<usize>,
-    /// BN running mean [full_out] in the buffers.
+    /// BN running mean `[full_out]` in the buffers.
     pub mean: Range<usize>,
-    /// BN running variance [full_out] in the buffers.
+    /// BN running variance `[full_out]` in the buffers.
     pub var: Range<usize>,
 }
 

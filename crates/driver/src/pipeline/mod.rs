@@ -145,8 +145,22 @@ impl Run {
         {
             bail!("{}: --fresh would delete it with its folder", args.config.display());
         }
-        claim(&run.folder, &run.config_toml, args.fresh)?;
+        claim(&run.folder, &run.identity(), args.fresh)?;
         Ok(run)
+    }
+
+    /// What `config.toml` in the run's folder says: the configuration, and as comments what it
+    /// names but does not hold, so that a space file or a dataset that changed since is noticed.
+    fn identity(&self) -> String {
+        let space = blake3::hash(self.space.to_toml().as_bytes()).to_hex();
+        format!(
+            "# space {}: {}\n# training: {}\n# validation: {}\n\n{}",
+            self.space.name,
+            &space[..16],
+            self.data.train.describe(),
+            self.data.validation.describe(),
+            self.config_toml
+        )
     }
 
     /// The folder of a stage.
@@ -222,7 +236,7 @@ fn claim(folder: &Path, config_toml: &str, fresh: bool) -> Result<()> {
             std::fs::remove_dir_all(folder).with_context(|| folder.display().to_string())?;
         } else if read_text(&marker)? != config_toml {
             bail!(
-                "{}: is of another configuration (see its config.toml); --fresh deletes it, --out names another folder",
+                "{}: is of another configuration, space or dataset (see its config.toml); --fresh deletes it, --out names another folder",
                 folder.display()
             );
         }
