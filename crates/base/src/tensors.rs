@@ -70,7 +70,9 @@ impl TensorFile {
     }
 
     /// Reads a tensor file written by [`TensorFile::write`], or a plain safetensors file of F32
-    /// tensors from elsewhere (then without metadata and without a checksum to verify).
+    /// tensors from elsewhere (then without metadata and without a checksum to verify). PyTorch's
+    /// batch counters, `*.num_batches_tracked`, are passed over: they are integers and mean nothing
+    /// to inference or training here.
     ///
     /// # Errors
     /// When the file is missing, truncated, holds another element type, or fails its checksum.
@@ -83,6 +85,9 @@ impl TensorFile {
         let file = SafeTensors::deserialize(&bytes).map_err(broken)?;
         let mut out = Self::default();
         for (name, view) in file.iter() {
+            if name.ends_with("num_batches_tracked") {
+                continue;
+            }
             if view.dtype() != Dtype::F32 {
                 return Err(bad(format!(
                     "tensor `{name}` has element type {:?}, expected F32",
@@ -181,6 +186,27 @@ mod tests {
         sample().write(&q).unwrap();
         assert_eq!(std::fs::read(&p).unwrap(), std::fs::read(&q).unwrap());
         assert_eq!(TensorFile::read(&p).unwrap(), sample());
+    }
+
+    #[test]
+    fn a_file_from_elsewhere_is_read_without_its_batch_counters() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("torch.safetensors");
+        let (values, count) = ([1.5f32.to_le_bytes(), 2.5f32.to_le_bytes()].concat(), [7u8; 8]);
+        let write = |counter: &str| {
+            let views = [
+                ("bn.weight", TensorView::new(Dtype::F32, vec![2], &values).unwrap()),
+                (counter, TensorView::new(Dtype::I64, vec![], &count).unwrap()),
+            ];
+            std::fs::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
+        };
+        write("bn.num_batches_tracked");
+        let mut expected = TensorFile::default();
+        expected.insert("bn.weight", &[2], vec![1.5, 2.5]);
+        assert_eq!(TensorFile::read(&path).unwrap(), expected);
+        write("bn.steps");
+        let error = TensorFile::read(&path).unwrap_err().to_string();
+        assert!(error.contains("`bn.steps` has element type I64"), "{error}");
     }
 
     #[test]

@@ -14,7 +14,8 @@ pub struct Bar {
     bar: ProgressBar,
     plain: bool,
     begin: Instant,
-    begun_at: Cell<Option<u64>>,
+    /// Units that an earlier process did: they count as done but not for the rate.
+    skipped: Cell<u64>,
     last_line: Cell<Option<Instant>>,
 }
 
@@ -35,23 +36,21 @@ impl Bar {
             bar,
             plain,
             begin: Instant::now(),
-            begun_at: Cell::new(None),
+            skipped: Cell::new(0),
             last_line: Cell::new(None),
         }
     }
 
-    /// `n` more units are done.
-    pub fn advance(&self, n: u64, message: &str) {
-        self.set(self.bar.position() + n, message);
+    /// `n` units were done by an earlier process.
+    pub fn skip(&self, n: u64) {
+        self.skipped.set(self.skipped.get() + n);
+        self.bar.set_position(self.bar.position() + n);
+        self.bar.reset_eta();
     }
 
-    /// `done` units are done in all.
-    pub fn set(&self, done: u64, message: &str) {
-        if self.begun_at.get().is_none() {
-            // Units of an earlier process do not count for the rate.
-            self.begun_at.set(Some(done.saturating_sub(1)));
-            self.bar.reset_eta();
-        }
+    /// `n` more units are done.
+    pub fn advance(&self, n: u64, message: &str) {
+        let done = self.bar.position() + n;
         self.bar.set_position(done);
         self.bar.set_message(message.to_owned());
         let due = self.last_line.get().is_none_or(|t| t.elapsed() >= LINE_EVERY);
@@ -63,7 +62,7 @@ impl Bar {
 
     fn line(&self, message: &str) {
         let (done, total) = (self.bar.position(), self.bar.length().unwrap_or(0));
-        let here = done.saturating_sub(self.begun_at.get().unwrap_or(0)) as f64;
+        let here = done.saturating_sub(self.skipped.get()) as f64;
         let rate = here / self.begin.elapsed().as_secs_f64().max(1e-9);
         let left = total.saturating_sub(done) as f64 / rate.max(1e-9);
         let eta = if left < 1e6 { format!("{left:.0} s left") } else { "?".into() };

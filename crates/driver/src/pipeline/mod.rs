@@ -185,9 +185,12 @@ impl Run {
         };
         let bar = Bar::new(name, steps);
         let outcome = run_stage(&settings, state, &self.interrupt, &mut |progress| {
+            if progress.done == progress.resumed + 1 {
+                bar.skip(progress.resumed);
+            }
             let r = progress.report;
             let message = format!("loss {:.4}  {:.0} images/s", r.loss, progress.images_per_s);
-            bar.set(progress.done, &message);
+            bar.advance(1, &message);
         })?;
         bar.finish();
         Ok(outcome)

@@ -36,7 +36,7 @@ pub fn stage(run: &Run) -> Result<Outcome> {
         for arch in &subnets {
             let code = run.space.encode(arch);
             if results.iter().any(|r| r.code == code && r.replicate == replicate) {
-                bar.advance(config.steps, "");
+                bar.skip(config.steps);
                 continue;
             }
             match train_one(run, arch, &code, replicate, &mut evaluator, &bar)? {
@@ -85,10 +85,11 @@ fn train_one(
         log_every: (stage.steps / 50).max(1),
         checkpoint_every: (stage.steps / 2).max(1),
     };
-    let mut before = 0;
     let outcome = run_stage(&settings, &mut state, &run.interrupt, &mut |p| {
-        bar.advance(p.done - before, &format!("{code} loss {:.4}", p.report.loss));
-        before = p.done;
+        if p.done == p.resumed + 1 {
+            bar.skip(p.resumed);
+        }
+        bar.advance(1, &format!("{code} loss {:.4}", p.report.loss));
     })?;
     if let Outcome::Interrupted { step } = outcome {
         return Ok(Err(step));
