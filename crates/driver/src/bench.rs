@@ -2,6 +2,7 @@
 //! of a step does not depend on them; loading is measured by the data crate's own bench).
 
 use crate::SpaceArg;
+use crate::breakdown::{Breakdown, Detail};
 use crate::machine::peak_rss_mib;
 use anyhow::Result;
 use clap::ValueEnum;
@@ -55,6 +56,10 @@ pub struct Bench {
     /// One line of JSON
     #[arg(long)]
     json: bool,
+    /// Then, on stderr, where the time of the measured steps went: operations by their share, or
+    /// every shape of every operation
+    #[arg(long, value_enum, num_args = 0..=1, default_missing_value = "operations")]
+    breakdown: Option<Detail>,
 }
 
 /// What one step did: forward passes count 2 FLOP per MAC, training passes 6.
@@ -70,6 +75,7 @@ pub fn run(args: &Bench) -> Result<()> {
     let space = args.space.load()?;
     let mut step = prepare(args.what, &space, args.batch, args.seed)?;
     step(0)?; // memory grows here
+    let breakdown = args.breakdown.map(Breakdown::start).transpose()?;
     let (mut times, mut flops, mut subnets) = (Vec::new(), 0.0, 0);
     for i in 0..args.steps {
         let begin = Instant::now();
@@ -77,6 +83,9 @@ pub fn run(args: &Bench) -> Result<()> {
         times.push(begin.elapsed().as_secs_f64());
         flops += done.flops;
         subnets = done.subnets;
+    }
+    if let Some(breakdown) = breakdown {
+        breakdown.print(args.steps, times.iter().sum());
     }
     let gflops = flops / times.iter().sum::<f64>() / 1e9;
     times.sort_by(f64::total_cmp);

@@ -1,6 +1,7 @@
 //! The `slimtau` command.
 
 mod bench;
+mod breakdown;
 mod commands;
 mod config;
 mod machine;

@@ -45,6 +45,7 @@ impl LinearShape {
 /// # Panics
 /// When a length is wrong, a dimension zero, or `inputs > full_inputs`.
 pub fn linear_forward(shape: &LinearShape, x: &[f32], weight: &[f32], bias: &[f32], y: &mut [f32]) {
+    let _span = tracing::trace_span!("linear").entered();
     shape.check(x, weight, y);
     let LinearShape { inputs, outputs, full_inputs, .. } = *shape;
     assert_eq!(bias.len(), outputs, "length of the bias");
@@ -72,6 +73,7 @@ pub fn linear_backward(
     grad_weight: &mut [f32],
     grad_bias: &mut [f32],
 ) {
+    let _span = tracing::trace_span!("linear").entered();
     shape.check(x, weight, grad_y);
     let LinearShape { rows, inputs, outputs, full_inputs } = *shape;
     assert_eq!(grad_weight.len(), weight.len(), "length of grad_weight");

@@ -48,6 +48,7 @@ const LANES: usize = 16;
 /// # Panics
 /// When a length is wrong.
 pub fn max_pool_forward(shape: &PoolShape, x: &[f32], y: &mut [f32], argmax: Option<&mut [u8]>) {
+    let _span = tracing::trace_span!("pool").entered();
     assert_eq!(x.len(), shape.input_len(), "length of x");
     assert_eq!(y.len(), shape.output_len(), "length of y");
     if y.is_empty() {
@@ -141,6 +142,7 @@ fn best_of_window<const N: usize>(
 /// # Panics
 /// When a length is wrong.
 pub fn max_pool_backward(shape: &PoolShape, argmax: &[u8], grad_y: &[f32], grad_x: &mut [f32]) {
+    let _span = tracing::trace_span!("pool").entered();
     assert_eq!(argmax.len(), shape.output_len(), "length of argmax");
     assert_eq!(grad_y.len(), shape.output_len(), "length of grad_y");
     assert_eq!(grad_x.len(), shape.input_len(), "length of grad_x");
@@ -194,6 +196,7 @@ pub fn average_pool_forward(
     x: &[f32],
     y: &mut [f32],
 ) {
+    let _span = tracing::trace_span!("pool").entered();
     assert!(pixels > 0, "the mean over no pixels");
     assert_eq!(x.len(), batch * pixels * channels, "length of x");
     assert_eq!(y.len(), batch * channels, "length of y");
@@ -236,6 +239,7 @@ pub fn average_pool_backward(
     grad_y: &[f32],
     grad_x: &mut [f32],
 ) {
+    let _span = tracing::trace_span!("pool").entered();
     assert!(pixels > 0, "the mean over no pixels");
     assert!(channels > 0, "a tensor needs at least one channel");
     assert_eq!(grad_x.len(), batch * pixels * channels, "length of grad_x");

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 /// # Panics
 /// When the buffers differ in length.
 pub fn ema_update(decay: f32, average: &mut [f32], current: &[f32]) {
+    let _span = tracing::trace_span!("optimiser").entered();
     assert_eq!(average.len(), current.len(), "average and current differ in length");
     const CHUNK: usize = 1 << 16;
     average.par_chunks_mut(CHUNK).zip(current.par_chunks(CHUNK)).for_each(|(average, current)| {

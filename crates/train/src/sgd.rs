@@ -56,6 +56,7 @@ impl Sgd {
         active: &[Range<usize>],
         no_decay: &[Range<usize>],
     ) {
+        let _span = tracing::trace_span!("optimiser").entered();
         assert!(
             params.len() == grads.len() && params.len() == velocity.len(),
             "{} parameters, {} gradients and {} velocities",

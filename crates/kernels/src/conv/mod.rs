@@ -58,6 +58,7 @@ pub fn conv_forward_on(
     epilogue: Epilogue<'_>,
     scratch: &mut Scratch,
 ) {
+    let _span = span("conv_forward", shape);
     shape.check(input.len(), weight.len(), output.len());
     if let Epilogue::Affine { scale, shift, residual, .. } = epilogue {
         assert_eq!(scale.len(), shape.out_channels, "length of the scale of {shape:?}");
@@ -107,6 +108,7 @@ pub fn conv_backward_input_on(
     accumulate: bool,
     scratch: &mut Scratch,
 ) {
+    let _span = span("conv_backward_input", shape);
     shape.check(grad_input.len(), weight.len(), grad_output.len());
     if grad_input.is_empty() {
         return;
@@ -146,6 +148,7 @@ pub fn conv_backward_weight_on(
     grad_weight: &mut [f32],
     scratch: &mut Scratch,
 ) {
+    let _span = span("conv_backward_weight", shape);
     shape.check(input.len(), grad_weight.len(), grad_output.len());
     if input.is_empty() || grad_output.is_empty() {
         return;
@@ -155,6 +158,13 @@ pub fn conv_backward_weight_on(
     } else {
         direct::weight_gradient(isa, shape, input, grad_output, grad_weight, scratch);
     }
+}
+
+/// What a listener learns of a call: its operation, its shape and its arithmetic.
+fn span(operation: &'static str, shape: &ConvShape) -> tracing::span::EnteredSpan {
+    let (kernel, stride) = (shape.kernel, shape.stride);
+    let macs = shape.macs();
+    tracing::trace_span!("conv", operation, kernel, stride, macs, %shape).entered()
 }
 
 fn by_winograd(shape: &ConvShape) -> bool {

@@ -25,6 +25,14 @@ pub struct ConvShape {
     pub stride: usize,
 }
 
+impl std::fmt::Display for ConvShape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { batch, height, width, in_channels, out_channels, kernel, stride, .. } = self;
+        write!(f, "{batch}x{height}x{width}, {in_channels} -> {out_channels}, ")?;
+        write!(f, "{kernel}x{kernel} stride {stride}")
+    }
+}
+
 impl ConvShape {
     /// Zero rows and columns around the input, on each side.
     pub fn padding(&self) -> usize {

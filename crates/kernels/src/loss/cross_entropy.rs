@@ -44,6 +44,7 @@ pub fn cross_entropy(
     scale: f32,
     grad_logits: &mut [f32],
 ) -> f64 {
+    let _span = tracing::trace_span!("loss").entered();
     assert!(classes > 0, "a loss over no classes");
     let rows = logits.len() / classes;
     assert!(rows > 0 && logits.len() == rows * classes, "length of the logits: {}", logits.len());
@@ -129,6 +130,7 @@ fn soft_row(x: &[f32], target: &[f32], scale: f32, grad: &mut [f32]) -> f64 {
 /// # Panics
 /// When the lengths differ or are not whole rows.
 pub fn softmax(classes: usize, temperature: f32, logits: &[f32], probabilities: &mut [f32]) {
+    let _span = tracing::trace_span!("loss").entered();
     assert!(classes > 0 && logits.len().is_multiple_of(classes), "length of the logits");
     assert_eq!(probabilities.len(), logits.len(), "length of the probabilities");
     let chunk = classes * (LEAF / classes).max(1);

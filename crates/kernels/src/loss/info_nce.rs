@@ -32,6 +32,7 @@ pub fn info_nce(
     grad_q: &mut [f32],
     scratch: &mut Scratch,
 ) -> (f64, f64) {
+    let _span = tracing::trace_span!("loss").entered();
     assert!(dim > 0, "embeddings of no numbers");
     let rows = q.len() / dim;
     assert!(rows > 0 && q.len() == rows * dim, "length of the queries: {}", q.len());

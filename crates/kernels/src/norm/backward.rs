@@ -37,6 +37,7 @@ pub fn norm_backward(
     grad_beta: &mut [f32],
     scratch: &mut Scratch,
 ) {
+    let _span = tracing::trace_span!("norm_backward").entered();
     norm.check();
     let channels = norm.channels;
     let rows = whole_rows(channels, x.len());

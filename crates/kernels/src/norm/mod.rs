@@ -75,6 +75,7 @@ fn affine(x: f32, mean: f32, scale: f32, beta: f32) -> f32 {
 /// # Panics
 /// When a length is wrong.
 pub fn norm_forward(norm: &Norm<'_>, x: &[f32], residual: Option<&[f32]>, y: &mut [f32]) {
+    let _span = tracing::trace_span!("norm_forward").entered();
     norm.check();
     whole_rows(norm.channels, x.len());
     assert_eq!(x.len(), y.len(), "lengths of x and y");

@@ -24,6 +24,7 @@ pub fn batch_statistics(
     var: &mut [f32],
     scratch: &mut Scratch,
 ) {
+    let _span = tracing::trace_span!("batch_statistics").entered();
     let rows = whole_rows(channels, x.len());
     assert!(rows > 0, "statistics of an empty batch");
     assert_eq!(mean.len(), channels, "length of mean");
