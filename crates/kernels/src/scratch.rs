@@ -30,6 +30,16 @@ impl Scratch {
         unsafe { std::slice::from_raw_parts_mut(start, len) }
     }
 
+    /// The first `len` floats, as they are.
+    ///
+    /// # Panics
+    /// When the buffer has not grown to `len` yet.
+    pub fn first(&self, len: usize) -> &[f32] {
+        assert!(len <= 16 * self.lines.len(), "{len} floats of {}", 16 * self.lines.len());
+        // SAFETY: as in `floats`; `len` floats are there, borrowed from `self`.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast::<f32>(), len) }
+    }
+
     /// `shared` floats for all threads and `lane` floats for each thread of the ambient pool, of
     /// unspecified contents.
     pub(crate) fn split(&mut self, shared: usize, lane: usize) -> (&mut [f32], &mut [f32]) {

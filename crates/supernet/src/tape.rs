@@ -1,30 +1,29 @@
 //! Memory that a session keeps between steps: what the backward pass needs of the forward pass.
 
 use crate::plan::{Plan, PlannedConv};
+use slimtau_kernels::Scratch;
 
-/// A grow-only buffer handed out at the length that the current subnet needs.
+/// A grow-only buffer handed out at the length that the current subnet needs. It starts on a cache
+/// line: otherwise every vector of 16 channels would straddle two.
 #[derive(Default)]
 pub(crate) struct Buffer {
-    values: Vec<f32>,
+    values: Scratch,
     len: usize,
 }
 
 impl Buffer {
     /// Sets the length; contents are unspecified.
     pub fn reserve(&mut self, len: usize) -> &mut [f32] {
-        if self.values.len() < len {
-            self.values.resize(len, 0.0);
-        }
         self.len = len;
-        &mut self.values[..len]
+        self.values.floats(len)
     }
 
     pub fn get(&self) -> &[f32] {
-        &self.values[..self.len]
+        self.values.first(self.len)
     }
 
     pub fn get_mut(&mut self) -> &mut [f32] {
-        &mut self.values[..self.len]
+        self.values.floats(self.len)
     }
 }
 

@@ -71,6 +71,56 @@ pub(super) struct Product {
     pub c_jump: usize,
     /// Add to `C` instead of overwriting it.
     pub accumulate: bool,
+    /// What to fetch meanwhile, or null.
+    pub fetch: *mut Fetch,
+}
+
+/// Cache lines to fetch ahead, one after the other.
+#[derive(Clone, Copy)]
+pub(super) struct Stream {
+    pub at: *const f32,
+    pub lines: usize,
+}
+
+impl Stream {
+    #[inline(always)]
+    fn advance(&mut self, lines: usize, fetch: impl Fn(*const f32)) {
+        let lines = lines.min(self.lines);
+        self.lines -= lines;
+        for _ in 0..lines {
+            fetch(self.at);
+            self.at = self.at.wrapping_add(CHUNK);
+        }
+    }
+}
+
+/// Memory to fetch ahead in the course of some products, a few lines at a step, which is [`CHUNK`]
+/// deep in a register tile.
+pub(super) struct Fetch {
+    read: Stream,
+    other: Stream,
+    /// Whether `other` will be overwritten.
+    write: bool,
+    read_lines: usize,
+    other_lines: usize,
+}
+
+impl Fetch {
+    /// Both streams in about `steps` steps.
+    pub(super) fn new(read: Stream, other: Stream, write: bool, steps: usize) -> Self {
+        let lines = |stream: Stream| stream.lines.div_ceil(steps.max(1));
+        Self { read, other, write, read_lines: lines(read), other_lines: lines(other) }
+    }
+
+    #[inline(always)]
+    fn step<S: Simd>(&mut self) {
+        self.read.advance(self.read_lines, S::prefetch);
+        if self.write {
+            self.other.advance(self.other_lines, S::prefetch_to_write);
+        } else {
+            self.other.advance(self.other_lines, S::prefetch);
+        }
+    }
 }
 
 /// `blocks` tiles of the same number of rows, one below the other.
@@ -79,7 +129,8 @@ pub(super) type Kernel = unsafe fn(blocks: usize, product: &Product);
 /// `rows` rows over a panel of `units` columns units.
 ///
 /// # Safety
-/// `S` is available, and the three operands of `product` are valid for the sizes given.
+/// `S` is available, the three operands of `product` are valid for the sizes given, and `fetch` is
+/// null or valid.
 #[inline(always)]
 pub(super) unsafe fn multiply<S: Simd>(rows: usize, units: usize, mut product: Product) {
     if rows == 0 {
@@ -109,8 +160,21 @@ pub(super) unsafe fn tile<S: Simd, const ROWS: usize, const WIDE: usize, const N
     blocks: usize,
     product: &Product,
 ) {
-    let Product { k, mut a, row, step, jump, b, b_step, b_jump, mut c, c_row, c_jump, accumulate } =
-        *product;
+    let Product {
+        k,
+        mut a,
+        row,
+        step,
+        jump,
+        b,
+        b_step,
+        b_jump,
+        mut c,
+        c_row,
+        c_jump,
+        accumulate,
+        fetch,
+    } = *product;
     let wide_at =
         |j: usize, jump: usize| j * S::Wide::LANES / CHUNK * jump + j * S::Wide::LANES % CHUNK;
     let narrow_at = |j: usize, jump: usize| {
@@ -129,6 +193,9 @@ pub(super) unsafe fn tile<S: Simd, const ROWS: usize, const WIDE: usize, const N
             while left > 0 {
                 let steps = left.min(CHUNK);
                 left -= steps;
+                if let Some(fetch) = fetch.as_mut() {
+                    fetch.step::<S>();
+                }
                 // Rows are addressed in threes, `base + {0, 1, 2} * row`: x86 scales an index by 1
                 // and 2 for free, so 8 rows take three pointers instead of eight.
                 let mut base: [*const f32; 5] =

@@ -246,6 +246,7 @@ impl Job for RowProducts {
                 c_row: self.panels.columns(),
                 c_jump: CHUNK,
                 accumulate: false,
+                fetch: std::ptr::null_mut(),
             };
             // SAFETY: the caller lends matrices of these sizes.
             unsafe { multiply::<S>(self.rows, units, product) };

@@ -167,6 +167,7 @@ impl Job for TileProduct {
                 c_row: width,
                 c_jump: CHUNK,
                 accumulate: start > self.pixels.start,
+                fetch: std::ptr::null_mut(),
             };
             // SAFETY: the caller lends matrices of these sizes.
             unsafe { multiply::<S>(self.rows, self.units, product) };

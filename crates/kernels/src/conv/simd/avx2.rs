@@ -24,6 +24,7 @@ unsafe fn first(n: usize) -> __m256i {
 
 impl Vector for Ymm {
     const LANES: usize = LANES;
+    const REGISTERS: usize = 16;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
@@ -133,9 +134,35 @@ impl Simd for Avx2 {
         transpose(rows)
     }
 
+    #[inline(always)]
+    fn prefetch(at: *const f32) {
+        prefetch(at);
+    }
+
+    #[inline(always)]
+    fn prefetch_to_write(at: *const f32) {
+        prefetch_to_write(at);
+    }
+
     #[target_feature(enable = "avx2,fma")]
     unsafe fn vectorize<J: Job>(job: J) {
         // SAFETY: the caller has AVX2 and FMA, and answers for the job.
         unsafe { job.run::<Self>() }
+    }
+}
+
+/// To the second-level cache.
+#[inline(always)]
+pub(super) fn prefetch(at: *const f32) {
+    // SAFETY: a prefetch reads nothing and faults nowhere; SSE is part of x86-64.
+    unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) };
+}
+
+/// To the second-level cache, as the only owner.
+#[inline(always)]
+pub(super) fn prefetch_to_write(at: *const f32) {
+    // SAFETY: as above. `prefetchw` is a no-op on the few x86-64 processors that lack it.
+    unsafe {
+        std::arch::asm!("prefetchw [{}]", in(reg) at, options(nostack, preserves_flags, readonly));
     }
 }

@@ -14,6 +14,7 @@ pub(in crate::conv) struct Zmm(__m512);
 
 impl Vector for Zmm {
     const LANES: usize = 16;
+    const REGISTERS: usize = 32;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
@@ -99,6 +100,16 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn transpose(rows: [avx2::Ymm; LANES]) -> [avx2::Ymm; LANES] {
         avx2::transpose(rows)
+    }
+
+    #[inline(always)]
+    fn prefetch(at: *const f32) {
+        avx2::prefetch(at);
+    }
+
+    #[inline(always)]
+    fn prefetch_to_write(at: *const f32) {
+        avx2::prefetch_to_write(at);
     }
 
     #[target_feature(enable = "avx512f,avx512vl,avx2,fma")]

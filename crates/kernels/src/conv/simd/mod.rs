@@ -25,6 +25,8 @@ pub(super) const LANES: usize = 8;
 pub(super) trait Vector: Copy {
     /// Lanes.
     const LANES: usize;
+    /// How many of them the instruction set has.
+    const REGISTERS: usize;
 
     /// # Safety
     /// The instruction set is available.
@@ -124,6 +126,14 @@ pub(super) trait Simd: Copy + 'static {
 
     /// The transpose of an 8 x 8 block.
     fn transpose(rows: [Self::Narrow; LANES]) -> [Self::Narrow; LANES];
+
+    /// Asks for the cache line at an address, which need not be valid.
+    #[inline(always)]
+    fn prefetch(_at: *const f32) {}
+
+    /// The same for a line that will be overwritten.
+    #[inline(always)]
+    fn prefetch_to_write(_at: *const f32) {}
 
     /// Runs the job compiled for this instruction set.
     ///

@@ -1,5 +1,6 @@
 //! Forward and data gradient.
 
+use super::ahead;
 use super::filter::{FilterPanel, Filters};
 use super::grid::{Block, Grid};
 use super::input::{InputTiles, Tiles};
@@ -10,7 +11,7 @@ use super::{ALL_POINTS, padded};
 use crate::Scratch;
 use crate::conv::epilogue::Finish;
 use crate::conv::parallel::{SharedMut, for_each_task, lane_len, part};
-use crate::conv::product::{CHUNK, Panels, Product, multiply};
+use crate::conv::product::{CHUNK, Fetch, Panels, Product, multiply};
 use crate::conv::simd::{Isa, Job, LANES, Simd};
 
 /// The size that input and output maps share.
@@ -100,8 +101,18 @@ fn by_tiles(
             to: v.as_mut_ptr(),
             layout: v_layout,
         });
+        let next = grid.get(task + rayon::current_num_threads());
+        let mut fetch = ahead::spread(
+            ahead::stream(next, input.as_ptr(), filters.depth),
+            ahead::stream(next, output.at(0), filters.columns),
+            true,
+            panels.count(),
+            block.len(),
+            filters.depth,
+        );
         let products = BlockProducts {
             block: &block,
+            fetch: &mut fetch,
             depth: filters.depth,
             v: v.as_ptr(),
             v_layout,
@@ -189,6 +200,7 @@ fn by_panels(
                 let depths = piece * DEPTH..((piece + 1) * DEPTH).min(filters.depth);
                 let products = BlockProducts {
                     block: &block,
+                    fetch: std::ptr::null_mut(),
                     depth: depths.len(),
                     v: v[piece * v_len..].as_ptr(),
                     v_layout,
@@ -234,6 +246,7 @@ fn by_panels(
 /// `M[tiles, columns] (+)= V[tiles, depth] * U[depth, columns]` at every point.
 struct BlockProducts<'a> {
     block: &'a Block,
+    fetch: *mut Fetch,
     depth: usize,
     v: *const f32,
     v_layout: Layout,
@@ -270,6 +283,7 @@ impl Job for BlockProducts<'_> {
                     c_row: to.row,
                     c_jump: to.chunk,
                     accumulate: self.accumulate,
+                    fetch: self.fetch,
                 };
                 // SAFETY: the caller lends `V`, `U` and `M` of these sizes.
                 unsafe { multiply::<S>(tiles.len(), units, product) };

@@ -16,6 +16,10 @@ impl Axis {
         let count = size.div_ceil(TILE);
         Self { count, last: size - (count - 1) * TILE }
     }
+
+    fn size(self) -> usize {
+        (self.count - 1) * TILE + self.last
+    }
 }
 
 /// A tile of `height` x `width` outputs whose first is at `(y, x)`.
@@ -39,6 +43,9 @@ pub(super) struct Tile {
 pub(super) struct Block {
     rows: Axis,
     columns: Axis,
+    /// Size of the map.
+    height: usize,
+    width: usize,
     first_image: usize,
     images: usize,
     first_row: usize,
@@ -61,6 +68,8 @@ impl Block {
         Self {
             rows,
             columns,
+            height: rows.size(),
+            width: columns.size(),
             first_image: images.start,
             images: images.len(),
             first_row: tile_rows.start,
@@ -87,6 +96,15 @@ impl Block {
     pub(super) fn len(&self) -> usize {
         let corner = self.images * usize::from(self.short_row) * usize::from(self.short_column);
         self.right() + self.full() + self.bottom() + corner
+    }
+
+    /// The output pixels of the block, which are neighbours in memory.
+    pub(super) fn pixels(&self) -> Range<usize> {
+        let end = (self.first_row + self.full_rows) * TILE;
+        let end = if self.short_row { self.height } else { end };
+        let row = |image: usize, y: usize| (image * self.height + y) * self.width;
+        let last = self.first_image + self.images - 1;
+        row(self.first_image, self.first_row * TILE)..row(last, end)
     }
 
     /// The tiles that use the vertical point `i` and the horizontal point `j`.
@@ -236,6 +254,11 @@ impl Grid {
 
     pub(super) fn blocks(&self) -> usize {
         self.batch.div_ceil(self.images) * self.cuts
+    }
+
+    /// Block `i`, if there is one.
+    pub(super) fn get(&self, i: usize) -> Option<Block> {
+        (i < self.blocks()).then(|| self.block(i))
     }
 
     pub(super) fn block(&self, i: usize) -> Block {

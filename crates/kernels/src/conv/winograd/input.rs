@@ -82,6 +82,14 @@ struct Window {
     outputs: usize,
 }
 
+impl Window {
+    /// Whether none of it lies outside of the map, and its tile is not a narrow one.
+    #[inline(always)]
+    fn is_inner(&self) -> bool {
+        !(self.top | self.bottom | self.left | self.right) && self.outputs == TILE
+    }
+}
+
 impl InputTiles<'_> {
     #[inline(always)]
     unsafe fn tiles<S: Simd, D: Distance>(&self, distance: D) {
@@ -117,15 +125,22 @@ impl InputTiles<'_> {
         // SAFETY: a whole vector of channels is left in the pixels, or `end - c`; they go to the
         // tile's own row.
         unsafe {
+            if H == TILE && window.is_inner() {
+                while c + S::Wide::LANES <= end {
+                    let to = to.wrapping_add(layout.channel(c - start));
+                    window_points::<S::Wide, D, TILE, true>(window, c, Whole, to, distance);
+                    c += S::Wide::LANES;
+                }
+            }
             while c + S::Wide::LANES <= end {
                 let to = to.wrapping_add(layout.channel(c - start));
-                window_points::<S::Wide, D, H>(window, c, Whole, to, distance);
+                window_points::<S::Wide, D, H, false>(window, c, Whole, to, distance);
                 c += S::Wide::LANES;
             }
             while c < end {
                 let to = to.wrapping_add(layout.channel(c - start));
                 let access = First(LANES.min(end - c));
-                window_points::<S::Narrow, D, H>(window, c, access, to, distance);
+                window_points::<S::Narrow, D, H, false>(window, c, access, to, distance);
                 c += LANES;
             }
         }
@@ -134,10 +149,10 @@ impl InputTiles<'_> {
 
 /// One vector of channels of one tile.
 ///
-/// Two lines of points at a time, so that the 2 x 6 half-transformed values stay in registers; the
-/// pixels are read again for each, from the first-level cache. The pairs share subexpressions.
+/// Only so many lines of points at a time that their half-transformed values stay in registers; the
+/// pixels are read again for each group, from the first-level cache. The groups share subexpressions.
 #[inline(always)]
-unsafe fn window_points<V: Vector, D: Distance, const H: usize>(
+unsafe fn window_points<V: Vector, D: Distance, const H: usize, const INNER: bool>(
     window: Window,
     channel: usize,
     access: impl Access,
@@ -146,71 +161,86 @@ unsafe fn window_points<V: Vector, D: Distance, const H: usize>(
 ) {
     // SAFETY: passed on to the caller.
     unsafe {
-        window_lines::<V, D, H, 0, 5>(window, channel, access, to, distance);
-        window_lines::<V, D, H, 1, 2>(window, channel, access, to, distance);
-        window_lines::<V, D, H, 3, 4>(window, channel, access, to, distance);
+        if INNER && V::REGISTERS >= 32 {
+            window_lines::<V, D, H, 3, INNER>(window, channel, access, [0, 1, 2], to, distance);
+            window_lines::<V, D, H, 3, INNER>(window, channel, access, [3, 4, 5], to, distance);
+        } else {
+            window_lines::<V, D, H, 2, INNER>(window, channel, access, [0, 5], to, distance);
+            window_lines::<V, D, H, 2, INNER>(window, channel, access, [1, 2], to, distance);
+            window_lines::<V, D, H, 2, INNER>(window, channel, access, [3, 4], to, distance);
+        }
     }
 }
 
+/// Lines `lines` of the points.
 #[inline(always)]
-unsafe fn window_lines<V: Vector, D: Distance, const H: usize, const P: usize, const Q: usize>(
+unsafe fn window_lines<
+    V: Vector,
+    D: Distance,
+    const H: usize,
+    const N: usize,
+    const INNER: bool,
+>(
     window: Window,
     channel: usize,
     access: impl Access,
+    lines: [usize; N],
     to: *mut f32,
     distance: D,
 ) {
     // SAFETY: passed on to the caller.
     unsafe {
-        let c = [
-            window_column::<V, H, P, Q>(window, channel, access, 0),
-            window_column::<V, H, P, Q>(window, channel, access, 1),
-            window_column::<V, H, P, Q>(window, channel, access, 2),
-            window_column::<V, H, P, Q>(window, channel, access, 3),
-            window_column::<V, H, P, Q>(window, channel, access, 4),
-            window_column::<V, H, P, Q>(window, channel, access, 5),
+        let columns = [
+            window_column::<V, H, N, INNER>(window, channel, access, lines, 0),
+            window_column::<V, H, N, INNER>(window, channel, access, lines, 1),
+            window_column::<V, H, N, INNER>(window, channel, access, lines, 2),
+            window_column::<V, H, N, INNER>(window, channel, access, lines, 3),
+            window_column::<V, H, N, INNER>(window, channel, access, lines, 4),
+            window_column::<V, H, N, INNER>(window, channel, access, lines, 5),
         ];
-        if uses(H, P) {
-            let line = [c[0].0, c[1].0, c[2].0, c[3].0, c[4].0, c[5].0];
-            input_line(line, window.outputs, to, distance, P);
-        }
-        if uses(H, Q) {
-            let line = [c[0].1, c[1].1, c[2].1, c[3].1, c[4].1, c[5].1];
-            input_line(line, window.outputs, to, distance, Q);
+        for (n, i) in lines.into_iter().enumerate() {
+            if uses(H, i) {
+                let line = columns.map(|column| column[n]);
+                let outputs = if INNER { TILE } else { window.outputs };
+                input_line(line, outputs, to, distance, i);
+            }
         }
     }
 }
 
-/// Points `P` and `Q` of a column of the window. Pixels outside of the map are zeros: no tile reaches
-/// further than one pixel over a side.
+/// Points `lines` of a column of the window. Pixels outside of the map are zeros: no tile reaches
+/// further than one pixel over a side. `INNER` tiles are whole and reach over none.
 #[inline(always)]
-unsafe fn window_column<V: Vector, const H: usize, const P: usize, const Q: usize>(
+unsafe fn window_column<V: Vector, const H: usize, const N: usize, const INNER: bool>(
     window: Window,
     channel: usize,
     access: impl Access,
+    lines: [usize; N],
     j: usize,
-) -> (V, V) {
+) -> [V; N] {
     // SAFETY: passed on to the caller.
     unsafe {
         let mut d = [V::splat(0.0); POINTS];
-        let last = window.outputs + 1;
-        let outside = j > last || (j == 0 && window.left) || (j == last && window.right);
-        if outside {
-            return (d[0], d[0]);
+        if !INNER {
+            let last = window.outputs + 1;
+            let outside = j > last || (j == 0 && window.left) || (j == last && window.right);
+            if outside {
+                return [d[0]; N];
+            }
         }
         let start = window.start.wrapping_add(channel + j * window.pixel);
         for (i, d) in d.iter_mut().enumerate() {
             let from = start.wrapping_add(i * window.line);
             if i == 0 {
-                *d = access.load(if window.top { ZEROS.as_ptr() } else { from });
+                *d = access.load(if !INNER && window.top { ZEROS.as_ptr() } else { from });
             } else if i == H + 1 {
-                *d = access.load(if window.bottom { ZEROS.as_ptr() } else { from });
+                *d = access.load(if !INNER && window.bottom { ZEROS.as_ptr() } else { from });
             } else if i <= H {
                 *d = access.load(from);
             }
         }
         let points = input::<V, H>(d);
-        (points[P], points[Q])
+        lines.map(|line| points[line])
     }
 }
 
@@ -311,7 +341,7 @@ unsafe fn gradient_points<V: Vector, D: Distance, const H: usize>(
     }
 }
 
-/// As [`window_lines`].
+/// Two lines of points, as in [`window_points`].
 #[inline(always)]
 unsafe fn gradient_lines<V: Vector, D: Distance, const H: usize, const P: usize, const Q: usize>(
     from: *const f32,

@@ -13,6 +13,7 @@
 //! | forward | a thread takes a block of tiles from input to output, `U` is shared | `V` of all tiles is shared, a thread takes a panel of output channels and transforms its filters in passing |
 //! | weight gradient | a thread takes a range of tiles and sums its own `dU` | `V` and `Z` of all tiles are shared, a thread takes a block of `dU` |
 
+mod ahead;
 mod correlation;
 mod filter;
 mod grid;

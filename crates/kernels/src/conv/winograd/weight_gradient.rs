@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::ALL_POINTS;
+use super::ahead;
 use super::correlation::Map;
 use super::grid::{Block, Grid};
 use super::input::{GradientTiles, InputTiles, Tiles};
@@ -12,7 +13,7 @@ use super::points::POINTS;
 use crate::Scratch;
 use crate::conv::ConvShape;
 use crate::conv::parallel::{SharedMut, for_each_task, lane_len, part};
-use crate::conv::product::{CHUNK, Panels, Product, multiply};
+use crate::conv::product::{CHUNK, Fetch, Panels, Product, multiply};
 use crate::conv::simd::{Isa, Job, LANES, Simd};
 
 /// Floats that the buffers of one thread may take to stay in its own cache.
@@ -70,8 +71,18 @@ fn by_tiles(maps: Maps<'_>, grad_weight: &mut [f32], scratch: &mut Scratch) {
         let blocks = part(grid.blocks(), 1, copies, copy);
         for i in blocks.clone() {
             let block = grid.block(i);
+            let next = (i + 1 < blocks.end).then(|| grid.block(i + 1));
+            let mut fetch = ahead::spread(
+                ahead::stream(next, maps.input.as_ptr(), shape.in_channels),
+                ahead::stream(next, maps.grad_output.as_ptr(), shape.out_channels),
+                false,
+                panels.count(),
+                shape.in_channels,
+                block.len(),
+            );
             let products = BlockProducts {
                 block: &block,
+                fetch: &mut fetch,
                 rows: shape.in_channels,
                 v: v.as_ptr(),
                 v_layout,
@@ -168,6 +179,7 @@ fn by_blocks(maps: Maps<'_>, grad_weight: &mut [f32], scratch: &mut Scratch) {
             let u_layout = Layout::by_tile(width);
             let products = BlockProducts {
                 block: &block,
+                fetch: std::ptr::null_mut(),
                 rows: rows.len(),
                 v: v[piece * v_len..].as_ptr(),
                 v_layout,
@@ -246,6 +258,7 @@ impl<'a> Maps<'a> {
 /// `dU[in, out] (+)= V^T[in, tiles] * Z[tiles, out]` at every point.
 struct BlockProducts<'a> {
     block: &'a Block,
+    fetch: *mut Fetch,
     rows: usize,
     v: *const f32,
     v_layout: Layout,
@@ -282,6 +295,7 @@ impl Job for BlockProducts<'_> {
                         c_row: to.row,
                         c_jump: to.chunk,
                         accumulate: self.accumulate,
+                        fetch: self.fetch,
                     };
                     // SAFETY: the caller lends `V`, `Z` and `dU` of these sizes.
                     unsafe { multiply::<S>(CHUNK.min(self.rows - row), units, product) };

@@ -1,0 +1,31 @@
+//! Fetching the maps under the next block of tiles while the products of this one run.
+//!
+//! The products work within a core's own cache and leave the path to memory idle; the transforms
+//! then wait for memory and leave the arithmetic idle. A prefetch now and then in the products
+//! brings the next block's pixels to the second-level cache in between. In bursts they would fill
+//! the miss buffers and stop the products, so they are spread as thinly as they can be.
+
+use super::ALL_POINTS;
+use super::grid::Block;
+use crate::conv::product::{CHUNK, Fetch, Stream};
+
+/// The pixels of `next` in a map `[pixel][channels]`.
+pub(super) fn stream(next: Option<Block>, map: *const f32, channels: usize) -> Stream {
+    let pixels = next.map_or(0..0, |block| block.pixels());
+    let start = map.wrapping_add(pixels.start * channels);
+    Stream { at: start, lines: (pixels.len() * channels).div_ceil(CHUNK) }
+}
+
+/// Spreads two streams over the products of a block: `panels` panels of `rows` rows of `depth` at
+/// every point, in register tiles of about 8 rows.
+pub(super) fn spread(
+    read: Stream,
+    other: Stream,
+    write: bool,
+    panels: usize,
+    rows: usize,
+    depth: usize,
+) -> Fetch {
+    let steps = ALL_POINTS * panels * rows.div_ceil(8) * depth.div_ceil(CHUNK);
+    Fetch::new(read, other, write, steps)
+}
