@@ -382,6 +382,26 @@ fn bench_is_called_as_the_comparison_script_does() {
 }
 
 #[test]
+fn bench_says_where_the_time_went() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, space, _) = narrow(folder.path());
+    let sizes = ["--batch", "4", "--steps", "2", "--threads", "1", "--json", "--breakdown"];
+    for (detail, row) in
+        [("operations", "conv_forward 3x3 stride 1"), ("shapes", "conv_forward 4x")]
+    {
+        let all = [&["bench", "step2", "--space", &space][..], &sizes, &[detail]].concat();
+        let out = run(&all);
+        let line: Value = serde_json::from_str(&out.stdout).unwrap();
+        let shares = out.stderr.lines().filter_map(|l| l.split_once('%')?.0.rsplit(' ').next());
+        let total: f64 = shares.filter_map(|share| share.parse::<f64>().ok()).sum();
+        assert!((total - 100.0).abs() < 2.0, "shares of {line} add up to {total}: {}", out.stderr);
+        for operation in [row, "conv_backward_weight", "norm_backward", "everything else"] {
+            assert!(out.stderr.contains(operation), "no {operation} in {}", out.stderr);
+        }
+    }
+}
+
+#[test]
 fn a_reader_that_has_seen_enough_is_no_failure() {
     let arguments = ["space", "sample", "--space", "cvpr2022", "-n", "100000"];
     let mut child = command(&arguments).spawn().unwrap();

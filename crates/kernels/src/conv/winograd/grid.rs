@@ -278,3 +278,35 @@ impl Grid {
         self.images * self.rows.count.div_ceil(self.cuts) * self.columns.count
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_cover_every_pixel_once_and_know_their_own() {
+        for (batch, height, width, target) in
+            [(1, 1, 1, 24), (3, 28, 28, 24), (8, 7, 7, 32), (5, 14, 9, 30), (2, 56, 56, 40)]
+        {
+            let grid = Grid::new(batch, height, width, target);
+            let mut end = 0;
+            for block in (0..grid.blocks()).map(|i| grid.block(i)) {
+                let pixels = block.pixels();
+                assert_eq!(pixels.start, end, "a gap before {block:?}");
+                end = pixels.end;
+                let mut seen = vec![0; pixels.len()];
+                for (_, tile) in block.tiles(0..block.len()) {
+                    for y in tile.y..tile.y + tile.height {
+                        for x in tile.x..tile.x + tile.width {
+                            let pixel = (tile.image * height + y) * width + x;
+                            seen[pixel - pixels.start] += 1;
+                        }
+                    }
+                }
+                assert!(seen.iter().all(|&n| n == 1), "{block:?}: {seen:?}");
+            }
+            assert_eq!(end, batch * height * width);
+            assert!(grid.get(grid.blocks()).is_none());
+        }
+    }
+}
