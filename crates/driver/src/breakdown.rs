@@ -26,12 +26,11 @@ struct Total {
     macs: u64,
 }
 
-/// Listens from [`Breakdown::start`] until [`Breakdown::print`].
+/// What was heard since [`Breakdown::start`].
 pub struct Breakdown(Arc<Mutex<State>>);
 
 struct State {
     detail: Detail,
-    listening: bool,
     rows: BTreeMap<String, Total>,
     /// Open spans by their number: row, arithmetic, and since when.
     open: BTreeMap<u64, (String, u64, Option<Instant>)>,
@@ -42,7 +41,7 @@ impl Breakdown {
     /// Listens to this process; once per process.
     pub fn start(detail: Detail) -> Result<Self> {
         let (rows, open) = (BTreeMap::new(), BTreeMap::new());
-        let state = State { detail, listening: true, rows, open, next: 1 };
+        let state = State { detail, rows, open, next: 1 };
         let state = Arc::new(Mutex::new(state));
         tracing::subscriber::set_global_default(Listener(state.clone()))
             .context("another listener is already there")?;
@@ -51,8 +50,7 @@ impl Breakdown {
 
     /// A table on stderr: milliseconds per step, share of `seconds`, and GFLOP/s where known.
     pub fn print(self, steps: usize, seconds: f64) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.listening = false;
+        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut rows: Vec<_> = state.rows.iter().map(|(name, t)| (name.as_str(), *t)).collect();
         rows.sort_by_key(|(_, t)| std::cmp::Reverse(t.time));
         let known: f64 = rows.iter().map(|(_, t)| t.time.as_secs_f64()).sum();
@@ -82,9 +80,7 @@ impl Listener {
 
 impl Subscriber for Listener {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.is_span()
-            && metadata.target().starts_with("slimtau")
-            && self.with(|state| state.listening)
+        metadata.is_span() && metadata.target().starts_with("slimtau")
     }
 
     fn new_span(&self, span: &Attributes<'_>) -> Id {
