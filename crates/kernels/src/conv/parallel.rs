@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
+use super::simd::LANES;
+
 /// Working memory of each thread, in floats: a whole number of cache lines, and not a multiple of
 /// a page, so that two threads' buffers do not contend for the same cache sets.
 pub(super) fn lane_len(floats: usize) -> usize {
@@ -41,6 +43,36 @@ pub(super) fn part(len: usize, step: usize, parts: usize, i: usize) -> Range<usi
     let steps = len.div_ceil(step);
     let at = |i: usize| (steps * i / parts * step).min(len);
     at(i)..at(i + 1)
+}
+
+/// How the columns of a product are shared out to tasks, in units of [`LANES`]: as evenly as may be.
+#[derive(Clone, Copy)]
+pub(super) struct Shares {
+    units: usize,
+    count: usize,
+}
+
+impl Shares {
+    /// Shares of up to `widest` units.
+    pub(super) fn new(columns: usize, widest: usize) -> Self {
+        let units = columns.div_ceil(LANES);
+        Self { units, count: units.div_ceil(widest) }
+    }
+
+    pub(super) fn count(self) -> usize {
+        self.count
+    }
+
+    /// Columns of the widest share.
+    pub(super) fn widest(self) -> usize {
+        self.units.div_ceil(self.count) * LANES
+    }
+
+    /// Columns of share `i`, padded to whole units.
+    pub(super) fn get(self, i: usize) -> Range<usize> {
+        let units = part(self.units, 1, self.count, i);
+        units.start * LANES..units.end * LANES
+    }
 }
 
 /// A slice that several tasks write at once, in places that do not overlap.

@@ -185,6 +185,17 @@ pub(super) unsafe fn tile<S: Simd, const ROWS: usize, const WIDE: usize, const N
         // SAFETY: row `i < ROWS` of block `blocks - 1` is among the rows promised, and so are the
         // columns.
         unsafe {
+            if accumulate {
+                // `C` comes from a cache further away; it is wanted when the sums are done.
+                for i in 0..ROWS {
+                    for j in 0..WIDE {
+                        S::prefetch(c.add(i * c_row + wide_at(j, c_jump)));
+                    }
+                    for j in 0..NARROW {
+                        S::prefetch(c.add(i * c_row + narrow_at(j, c_jump)));
+                    }
+                }
+            }
             let mut w = [[S::Wide::splat(0.0); WIDE]; ROWS];
             let mut n = [[S::Narrow::splat(0.0); NARROW]; ROWS];
             let mut b = b;

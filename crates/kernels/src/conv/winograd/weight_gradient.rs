@@ -12,7 +12,7 @@ use super::output::FilterGradient;
 use super::points::POINTS;
 use crate::Scratch;
 use crate::conv::ConvShape;
-use crate::conv::parallel::{SharedMut, for_each_task, lane_len, part};
+use crate::conv::parallel::{SharedMut, Shares, for_each_task, lane_len, part};
 use crate::conv::product::{CHUNK, Fetch, Panels, Product, multiply};
 use crate::conv::simd::{Isa, Job, LANES, Simd};
 
@@ -21,13 +21,15 @@ const LANE_FLOATS: usize = 160 << 10;
 /// Floats of `dU` beyond which threads do not each sum their own.
 const OWN_FLOATS: usize = 170 << 10;
 /// Tiles that pay for a copy of `dU`.
-const COPY_TILES: usize = 200;
+const COPY_TILES: usize = 400;
 /// Most copies of `dU`.
 const COPIES: usize = 32;
 /// Floats of `V` and `Z` together when they are shared.
 const SHARED_FLOATS: usize = 3 << 20;
 /// Input channels of a block of `dU` when it is shared out.
 const ROWS: usize = 64;
+/// Its output channels, in units of [`LANES`]. Wide blocks read less of `V` and `Z`.
+const SHARE: usize = 8;
 
 /// Adds the weight gradient of a 3 x 3 convolution of stride 1 to `grad_weight`.
 pub(in crate::conv) fn weight_gradient(
@@ -47,7 +49,7 @@ pub(in crate::conv) fn weight_gradient(
     }
 }
 
-/// Few channels: a thread takes a range of tiles and sums its own `dU`.
+/// Few channels: a task takes a range of tiles, and sums its own copy of `dU`.
 fn by_tiles(maps: Maps<'_>, grad_weight: &mut [f32], scratch: &mut Scratch) {
     let Maps { isa, shape, .. } = maps;
     let panels = isa.panels(shape.out_channels);
@@ -60,14 +62,21 @@ fn by_tiles(maps: Maps<'_>, grad_weight: &mut [f32], scratch: &mut Scratch) {
         .next_power_of_two()
         .min(grid.blocks());
 
+    // Where there are more threads than copies, threads share a copy's rows out among them; the sums
+    // are the same in any case.
+    let pieces =
+        rayon::current_num_threads().div_ceil(copies).min(shape.in_channels.div_ceil(CHUNK));
+
     let u_layout = Layout::by_tile(panels.columns());
     let (v_len, u_len) = (v_layout.len(grid.largest()), u_layout.len(shape.in_channels));
     let lane = lane_len(v_len + z_layout.len(grid.largest()));
     let (u, lanes) = scratch.split(copies * u_len, lane);
 
     let shared = SharedMut::new(u);
-    for_each_task(copies, lanes, lane, |copy, lane| {
+    for_each_task(copies * pieces, lanes, lane, |task, lane| {
+        let (copy, piece) = (task / pieces, task % pieces);
         let (v, z) = lane.split_at_mut(v_len);
+        let channels = part(shape.in_channels, CHUNK, pieces, piece);
         let blocks = part(grid.blocks(), 1, copies, copy);
         for i in blocks.clone() {
             let block = grid.block(i);
@@ -77,28 +86,34 @@ fn by_tiles(maps: Maps<'_>, grad_weight: &mut [f32], scratch: &mut Scratch) {
                 ahead::stream(next, maps.grad_output.as_ptr(), shape.out_channels),
                 false,
                 panels.count(),
-                shape.in_channels,
+                channels.len(),
                 block.len(),
             );
             let products = BlockProducts {
                 block: &block,
                 fetch: &mut fetch,
-                rows: shape.in_channels,
+                rows: channels.len(),
                 v: v.as_ptr(),
                 v_layout,
                 z: z.as_ptr(),
                 z_layout,
                 panels,
-                u: shared.at(copy * u_len),
+                u: shared.at(copy * u_len + channels.start * u_layout.row),
                 u_layout,
                 accumulate: i > blocks.start,
             };
             let tiles = 0..block.len();
-            let (channels, columns) = (0..shape.in_channels, 0..shape.out_channels);
-            // SAFETY: `V` and `Z` have room for the largest block, and this copy of `dU` is this
-            // task's only.
+            let columns = 0..shape.out_channels;
+            // SAFETY: `V` and `Z` have room for the largest block, and these rows of this copy of
+            // `dU` are this task's only.
             unsafe {
-                isa.run(maps.input(&block, tiles.clone(), channels, v.as_mut_ptr(), v_layout));
+                isa.run(maps.input(
+                    &block,
+                    tiles.clone(),
+                    channels.clone(),
+                    v.as_mut_ptr(),
+                    v_layout,
+                ));
                 isa.run(maps.gradient(&block, tiles, columns, z.as_mut_ptr(), z_layout));
                 isa.run(products);
             }
@@ -131,16 +146,16 @@ fn by_tiles(maps: Maps<'_>, grad_weight: &mut [f32], scratch: &mut Scratch) {
 /// adds it to the gradient before the next chunk.
 fn by_blocks(maps: Maps<'_>, grad_weight: &mut [f32], scratch: &mut Scratch) {
     let Maps { isa, shape, .. } = maps;
-    let panels = isa.panels(shape.out_channels);
-    let widest = panels.iter().map(|(_, units)| units).max().unwrap_or(0) * LANES;
+    let shares = Shares::new(shape.out_channels, SHARE);
     let depth = shape.in_channels.next_multiple_of(LANES);
-    let grid = maps.grid((SHARED_FLOATS / (ALL_POINTS * (depth + panels.columns()))).max(32));
+    let all_columns = shape.out_channels.next_multiple_of(LANES);
+    let grid = maps.grid((SHARED_FLOATS / (ALL_POINTS * (depth + all_columns))).max(32));
     let pieces = shape.in_channels.div_ceil(ROWS);
 
     let tiles = grid.largest();
     let v_layout = Layout::by_point(tiles, ROWS);
-    let z_point = Layout::by_point(tiles, panels.columns()).point;
-    let lane = lane_len(Layout::by_tile(widest).len(ROWS));
+    let z_point = Layout::by_point(tiles, all_columns).point;
+    let lane = lane_len(Layout::by_tile(shares.widest()).len(ROWS));
     let v_len = v_layout.len(tiles);
     let z_start = pieces * v_len;
     let (shared, lanes) = scratch.split(z_start + ALL_POINTS * z_point, lane);
@@ -161,31 +176,29 @@ fn by_blocks(maps: Maps<'_>, grad_weight: &mut [f32], scratch: &mut Scratch) {
                     isa.run(maps.input(&block, range, channels, to, v_layout));
                     return;
                 }
-                for (first, units) in panels.iter() {
-                    let columns = first..(first + units * LANES).min(shape.out_channels);
-                    let layout = Layout { point: z_point, row: units * LANES, chunk: CHUNK };
-                    let to = writer.at(z_start + tiles * first);
+                for columns in (0..shares.count()).map(|i| shares.get(i)) {
+                    let to = writer.at(z_start + tiles * columns.start);
+                    let layout = Layout { point: z_point, row: columns.len(), chunk: CHUNK };
+                    let columns = columns.start..columns.end.min(shape.out_channels);
                     isa.run(maps.gradient(&block, range.clone(), columns, to, layout));
                 }
             }
         });
         let (v, z) = shared.split_at(z_start);
 
-        for_each_task(pieces * panels.count(), lanes, lane, |task, u| {
-            let (piece, panel) = (task % pieces, task / pieces);
-            let (first, units) = panels.get(panel);
-            let width = units * LANES;
+        for_each_task(pieces * shares.count(), lanes, lane, |task, u| {
+            let (piece, columns) = (task % pieces, shares.get(task / pieces));
             let rows = piece * ROWS..((piece + 1) * ROWS).min(shape.in_channels);
-            let u_layout = Layout::by_tile(width);
+            let u_layout = Layout::by_tile(columns.len());
             let products = BlockProducts {
                 block: &block,
                 fetch: std::ptr::null_mut(),
                 rows: rows.len(),
                 v: v[piece * v_len..].as_ptr(),
                 v_layout,
-                z: z[tiles * first..].as_ptr(),
-                z_layout: Layout { point: z_point, row: width, chunk: CHUNK },
-                panels: Panels::new(width, units, 0),
+                z: z[tiles * columns.start..].as_ptr(),
+                z_layout: Layout { point: z_point, row: columns.len(), chunk: CHUNK },
+                panels: isa.panels(columns.len()),
                 u: u.as_mut_ptr(),
                 u_layout,
                 accumulate: false,
@@ -196,8 +209,8 @@ fn by_blocks(maps: Maps<'_>, grad_weight: &mut [f32], scratch: &mut Scratch) {
                 copy_stride: 0,
                 layout: u_layout,
                 rows,
-                first_column: first,
-                columns: width.min(shape.out_channels - first),
+                first_column: columns.start,
+                columns: columns.end.min(shape.out_channels) - columns.start,
                 to: to.at(0),
                 tap_stride: shape.full_in * shape.full_out,
                 full_out: shape.full_out,
