@@ -14,6 +14,7 @@
 
 mod direct;
 mod epilogue;
+mod indirect;
 mod parallel;
 mod product;
 pub mod reference;
@@ -114,7 +115,7 @@ pub fn conv_backward_input_on(
         return;
     }
     let finish = if accumulate { Finish::Add } else { Finish::Store };
-    if by_winograd(shape) {
+    if is_winograds(shape) {
         let filters = filters(shape, weight, true);
         winograd::correlate(isa, map(shape), grad_output, filters, grad_input, finish, scratch);
     } else {
@@ -167,8 +168,15 @@ fn span(operation: &'static str, shape: &ConvShape) -> tracing::span::EnteredSpa
     tracing::trace_span!("conv", operation, kernel, stride, macs, %shape).entered()
 }
 
-fn by_winograd(shape: &ConvShape) -> bool {
+/// Channels below which transforming the input's tiles costs more than the products that it saves.
+const LEAST_CHANNELS: usize = 8;
+
+fn is_winograds(shape: &ConvShape) -> bool {
     shape.kernel == 3 && shape.stride == 1
+}
+
+fn by_winograd(shape: &ConvShape) -> bool {
+    is_winograds(shape) && shape.in_channels >= LEAST_CHANNELS
 }
 
 fn map(shape: &ConvShape) -> winograd::Map {
