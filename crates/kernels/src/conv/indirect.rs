@@ -45,7 +45,7 @@ pub(super) type Kernel = unsafe fn(rows: &Rows, product: &Indirect);
 #[inline(always)]
 pub(super) fn heights<S: Simd>(rows: usize, units: usize) -> impl Iterator<Item = usize> {
     let tiles = rows.div_ceil(S::rows(units).min(MOST_ROWS));
-    let (height, taller) = if tiles > 0 { (rows / tiles, rows % tiles) } else { (0, 0) };
+    let (height, taller) = (rows / tiles.max(1), rows % tiles.max(1));
     (0..tiles).map(move |i| height + usize::from(i < taller))
 }
 

@@ -4,9 +4,10 @@
 //! Activations are NHWC with the active channels only, weights HWIO with all of them, so that a
 //! slimmed convolution reads its block of the shared weight in place and its gradient lands there.
 //!
-//! 3 x 3 convolutions of stride 1 go through Winograd's F(4 x 4, 3 x 3) (`winograd`), all others
-//! through an implicit matrix product (`direct`). Both stand on one micro-kernel (`product`),
-//! written once for every instruction set (`simd`). Relative to the definition in f64, the
+//! 3 x 3 convolutions of stride 1 go through Winograd's F(4 x 4, 3 x 3) (`winograd`), unless they
+//! have fewer than 8 input channels; these and all others go through matrix products that read
+//! pixels where they are (`direct`). The micro-kernels (`product`, `indirect`) are written once for every instruction set
+//! (`simd`). Relative to the definition in f64, the
 //! root-mean-square error is about 1e-6 to 4e-6 for the former and 1e-7 to 1e-6 for the latter.
 //!
 //! The functions run on the ambient rayon pool, allocate nothing once the [`Scratch`] has grown, and
@@ -115,6 +116,7 @@ pub fn conv_backward_input_on(
         return;
     }
     let finish = if accumulate { Finish::Add } else { Finish::Store };
+    // Nobody differentiates a stem's input: not worth another way.
     if is_winograds(shape) {
         let filters = filters(shape, weight, true);
         winograd::correlate(isa, map(shape), grad_output, filters, grad_input, finish, scratch);

@@ -241,8 +241,8 @@ pub(super) unsafe fn tile<S: Simd, const ROWS: usize, const WIDE: usize, const N
     }
 }
 
-/// The kernels of one instruction set, as functions from a tile's rows and units to its [`Kernel`] and to its
-/// [indirect one](super::indirect::Kernel).
+/// The kernels of one instruction set, as functions from a tile's rows and units to its [`Kernel`]
+/// and to its [indirect one](super::indirect::Kernel).
 macro_rules! kernels {
     ($simd:ty, $features:literal, $( $units:literal => ($wide:literal, $narrow:literal) [$($rows:literal)*] ),*) => {
         #[inline(always)]

@@ -109,10 +109,28 @@ impl Class {
             depth: taps.count * taps.count * shape.in_channels,
         }
     }
+
+    /// Inputs of class `i` of `stride * stride`.
+    pub(super) fn backward(shape: &ConvShape, i: usize) -> Self {
+        let (kernel, stride) = (shape.kernel, shape.stride);
+        let (y, x) = (i / stride, i % stride);
+        let vertical = Taps::backward(kernel, stride, y);
+        let horizontal = Taps::backward(kernel, stride, x);
+        Self {
+            vertical,
+            horizontal,
+            spacing: stride,
+            first_line: y,
+            first_position: x,
+            lines: shape.height.saturating_sub(y).div_ceil(stride),
+            positions: shape.width.saturating_sub(x).div_ceil(stride),
+            depth: vertical.count * horizontal.count * shape.out_channels,
+        }
+    }
 }
 
-/// A source map with a border of zeros around it, so that every tap of every row reads something. Only as much
-/// of it as a block needs is ever there; without a border, the map itself serves.
+/// A source map with a border of zeros around it, so that every tap of every row reads something.
+/// Only as much of it as a block needs is ever there; without a border, the map itself serves.
 #[derive(Clone, Copy)]
 pub(super) struct Strip {
     pub map: Map,
@@ -194,6 +212,7 @@ impl Strip {
 
     /// Where the taps of a row read, counted from its first one.
     pub(super) fn tap_offsets(&self, class: &Class, to: &mut [u32]) {
+        // A kernel's lines are a small part of the 2^32 floats that an offset can span.
         let run = class.horizontal.count * self.map.channels;
         for (i, to) in to.iter_mut().enumerate() {
             *to = (i / run * self.line() + i % run) as u32;
@@ -312,4 +331,70 @@ impl Cursor {
 pub(super) fn as_offsets(floats: &mut [f32]) -> &mut [u32] {
     // SAFETY: the two types have the same size and alignment, and no bits are invalid in either.
     unsafe { std::slice::from_raw_parts_mut(floats.as_mut_ptr().cast(), floats.len()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every destination is in one block, and its taps are within the block's strip.
+    fn check(map: Map, classes: &[Class], to: [usize; 2], floats: usize, rows: usize) {
+        let strip = Strip::new(map, classes.iter().copied());
+        let blocks = Blocks::new(&strip, &classes[0], floats, rows);
+        let mut seen = vec![0; map.batch * to[0] * to[1]];
+        for block in (0..blocks.count()).map(|i| blocks.get(i)) {
+            assert!(strip.floats(&block) <= strip.floats(&blocks.largest()));
+            let start = if strip.in_place { strip.source(&block).start } else { 0 };
+            let len =
+                if strip.in_place { map.pixels() * map.channels } else { strip.floats(&block) };
+            for class in classes {
+                assert!(block.rows(class) <= blocks.largest().rows(&classes[0]));
+                let mut taps = vec![0; class.depth];
+                strip.tap_offsets(class, &mut taps);
+                let mut cursor = Cursor::new(&block, class);
+                for _ in 0..block.rows(class) {
+                    let line = cursor.line * class.spacing + class.first_line;
+                    let position = cursor.position * class.spacing + class.first_position;
+                    seen[(cursor.image * to[0] + line) * to[1] + position] += 1;
+                    let at = start
+                        + strip.origin(class)
+                        + (cursor.image - block.images.start) * strip.image(&block)
+                        + (cursor.line - block.lines.start) * class.vertical.step * strip.line()
+                        + cursor.position * class.horizontal.step * map.channels;
+                    assert!(taps.iter().all(|&tap| at + (tap as usize) < len));
+                    cursor.advance();
+                }
+            }
+        }
+        assert!(seen.iter().all(|&n| n == 1), "times that each was seen: {seen:?}");
+    }
+
+    #[test]
+    fn blocks_hold_every_destination_once_and_strips_what_it_reads() {
+        for (kernel, stride) in [(1, 1), (1, 2), (1, 3), (3, 1), (3, 2), (3, 3), (5, 2), (7, 2)] {
+            for [batch, height, width] in [[1, 1, 1], [3, 7, 8], [2, 12, 5], [5, 4, 4]] {
+                let (in_channels, out_channels) = (3, 2);
+                let (full_in, full_out) = (3, 2);
+                let shape = ConvShape {
+                    batch,
+                    height,
+                    width,
+                    in_channels,
+                    out_channels,
+                    full_in,
+                    full_out,
+                    kernel,
+                    stride,
+                };
+                let (input, output) = (Map::input(&shape), Map::output(&shape));
+                let backward: Vec<_> =
+                    (0..stride * stride).map(|i| Class::backward(&shape, i)).collect();
+                for (floats, rows) in [(1, 1), (200, 9), (400, 1000), (1 << 20, 1 << 20)] {
+                    let to = [output.height, output.width];
+                    check(input, &[Class::forward(&shape)], to, floats, rows);
+                    check(output, &backward, [height, width], floats, rows);
+                }
+            }
+        }
+    }
 }

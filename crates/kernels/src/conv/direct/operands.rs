@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::geometry::{Block, Map, Strip, Taps};
 use crate::conv::ConvShape;
-use crate::conv::simd::{Access, First, Job, LANES, Simd, Vector, Whole};
+use crate::conv::simd::{Access, First, Isa, Job, LANES, Simd, Vector, Whole};
 
 /// Lays out lines of a strip: a block's part of the map with its border of zeros.
 #[derive(Clone)]
@@ -60,6 +60,31 @@ unsafe fn copy<S: Simd>(from: *const f32, to: *mut f32, n: usize) {
             let value: S::Wide = access.load(from.wrapping_add(i));
             access.store(value, to.wrapping_add(i));
         }
+    }
+}
+
+impl Strip {
+    /// Lays out all lines of a block at the start of `padded`, or finds that the map itself serves.
+    /// Gives where the block's strip begins.
+    ///
+    /// # Safety
+    /// `padded` has room for the block.
+    pub(super) unsafe fn lay_out(
+        &self,
+        isa: Isa,
+        map: &[f32],
+        block: &Block,
+        padded: &mut [f32],
+    ) -> *const f32 {
+        if self.in_place {
+            return map[self.source(block).start..].as_ptr();
+        }
+        let lines = 0..block.images.len() * self.lines(block.lines.len());
+        let job =
+            PadLines { from: map.as_ptr(), strip: self, block, lines, to: padded.as_mut_ptr() };
+        // SAFETY: passed on to the caller.
+        unsafe { isa.run(job) };
+        padded.as_ptr()
     }
 }
 

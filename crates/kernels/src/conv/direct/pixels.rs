@@ -1,7 +1,7 @@
 //! Forward and data gradient.
 
-use super::geometry::{Block, Blocks, Class, Cursor, Map, Strip, Taps, as_offsets};
-use super::operands::{PadLines, WeightPanel};
+use super::geometry::{Block, Blocks, Class, Cursor, Map, Strip, as_offsets};
+use super::operands::WeightPanel;
 use crate::Scratch;
 use crate::conv::ConvShape;
 use crate::conv::epilogue::Finish;
@@ -65,24 +65,7 @@ impl Plan<'_> {
     }
 
     fn class(&self, i: usize) -> Class {
-        let (kernel, stride) = (self.shape.kernel, self.shape.stride);
-        if !self.backward {
-            return Class::forward(self.shape);
-        }
-        let (y, x) = (i / stride, i % stride);
-        let (vertical, horizontal) =
-            (Taps::backward(kernel, stride, y), Taps::backward(kernel, stride, x));
-        let to = self.to();
-        Class {
-            vertical,
-            horizontal,
-            spacing: stride,
-            first_line: y,
-            first_position: x,
-            lines: to.height.saturating_sub(y).div_ceil(stride),
-            positions: to.width.saturating_sub(x).div_ceil(stride),
-            depth: vertical.count * horizontal.count * self.from().channels,
-        }
+        if self.backward { Class::backward(self.shape, i) } else { Class::forward(self.shape) }
     }
 }
 
@@ -94,11 +77,10 @@ fn run(
     finish: Finish,
     scratch: &mut Scratch,
 ) {
-    let isa = plan.isa;
-    let (from_map, to_map) = (plan.from(), plan.to());
-    let panels = isa.panels(to_map.channels);
+    let to_map = plan.to();
+    let panels = plan.isa.panels(to_map.channels);
     let columns = panels.columns();
-    let strip = Strip::new(from_map, plan.classes());
+    let strip = Strip::new(plan.from(), plan.classes());
     // The first class has the most rows.
     let blocks = Blocks::new(&strip, &plan.class(0), STRIP_FLOATS, ROWS);
     // Whole vectors of channels go from the registers to where they belong.
@@ -111,63 +93,85 @@ fn run(
     let lane = lane_len(strip_len + rows * columns);
     let list_len = depth.next_multiple_of(CHUNK);
     let (shared, lanes) = scratch.split(list_len + depth * columns, lane);
-    let (list, b) = shared.split_at_mut(list_len);
-    lay_out_weight(plan, panels, weight, b, lanes, lane);
-    let b = &*b;
-    let list = as_offsets(list);
+    let (list, weights) = shared.split_at_mut(list_len);
+    lay_out_weight(plan, panels, weight, weights, lanes, lane);
+    let offsets = as_offsets(list);
     let mut start = 0;
     for class in plan.classes() {
-        strip.tap_offsets(&class, &mut list[start..start + class.depth]);
+        strip.tap_offsets(&class, &mut offsets[start..start + class.depth]);
         start += class.depth;
     }
-    let list = &*list;
 
+    let operands = Operands { plan, strip, panels, from, offsets, weights };
     let to = SharedMut::new(to);
     let ahead = rayon::current_num_threads();
     for_each_task(blocks.count(), lanes, lane, |task, lane| {
         let block = blocks.get(task);
-        let (padded, products) = lane.split_at_mut(strip_len);
-        let pixels = if strip.in_place {
-            from[strip.source(&block).start..].as_ptr()
-        } else {
-            let pad = PadLines {
-                from: from.as_ptr(),
-                strip: &strip,
-                block: &block,
-                lines: 0..block.images.len() * strip.lines(block.lines.len()),
-                to: padded.as_mut_ptr(),
-            };
-            // SAFETY: the lane has room for the largest block.
-            unsafe { isa.run(pad) };
-            padded.as_ptr()
-        };
         // While the threads keep step, this is the block that this one will take next.
         let next = (task + ahead < blocks.count()).then(|| blocks.get(task + ahead));
-        let steps = plan.classes().map(|c| c.depth.div_ceil(CHUNK) * block.rows(&c).div_ceil(8));
-        let mut fetch =
-            ahead_of(plan, &strip, next, from, to, steps.sum::<usize>() * panels.count());
+        let mut fetch = operands.ahead(&block, next, to);
+        let (padded, products) = lane.split_at_mut(strip_len);
+        // SAFETY: the destinations of a block are this task's, and the lane has room for the
+        // largest one.
+        unsafe {
+            let pixels = strip.lay_out(plan.isa, from, &block, padded);
+            operands.multiply(&block, pixels, products, direct, to, finish, &mut fetch);
+        }
+    });
+}
+
+/// What all blocks share.
+struct Operands<'a> {
+    plan: Plan<'a>,
+    strip: Strip,
+    panels: Panels,
+    from: &'a [f32],
+    /// Of the taps of each class.
+    offsets: &'a [u32],
+    /// The matrix of each class.
+    weights: &'a [f32],
+}
+
+impl Operands<'_> {
+    /// Computes a block, whose strip is at `pixels`: each class straight to the destination if that
+    /// is `direct`, and by way of `products` if not.
+    ///
+    /// # Safety
+    /// The strip is laid out, `products` has room for the products of a class unless `direct`, and
+    /// no other thread touches the block's destinations in `to`.
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn multiply(
+        &self,
+        block: &Block,
+        pixels: *const f32,
+        products: &mut [f32],
+        direct: bool,
+        to: SharedMut<'_>,
+        finish: Finish,
+        fetch: &mut Fetch,
+    ) {
+        let (isa, columns) = (self.plan.isa, self.panels.columns());
         let mut start = 0;
-        for class in plan.classes() {
-            let rows = BlockRows { block: &block, class, map: to_map };
+        for class in self.plan.classes() {
+            let rows = BlockRows { block, class, map: self.plan.to() };
             let product = BlockProduct {
                 rows,
-                strip: &strip,
-                panels,
+                strip: &self.strip,
+                panels: self.panels,
                 // Only a class that reads nothing can begin past the end.
-                from: pixels.wrapping_add(strip.origin(&class)),
-                offsets: list[start..].as_ptr(),
-                b: b[start * columns..].as_ptr(),
+                from: pixels.wrapping_add(self.strip.origin(&class)),
+                offsets: self.offsets[start..].as_ptr(),
+                b: self.weights[start * columns..].as_ptr(),
                 to: if direct { to.at(0) } else { products.as_mut_ptr() },
                 dense: (!direct).then_some(columns),
                 accumulate: direct && matches!(finish, Finish::Add),
-                fetch: &mut fetch,
+                fetch,
             };
             start += class.depth;
             if product.accumulate && class.depth == 0 {
                 continue;
             }
-            // SAFETY: the destinations of a block are this task's, and the lane has room for the products of
-            // the largest one.
+            // SAFETY: passed on to the caller.
             unsafe {
                 isa.run(product);
                 if !direct {
@@ -176,7 +180,28 @@ fn run(
                 }
             }
         }
-    });
+    }
+
+    /// What the next block reads and writes, to be fetched during the products of this one.
+    fn ahead(&self, block: &Block, next: Option<Block>, to: SharedMut<'_>) -> Fetch {
+        let (mut read, mut write) = (0..0, 0..0);
+        if let Some(next) = next {
+            let Map { height, width, channels, .. } = self.plan.to();
+            let spacing = self.plan.class(0).spacing;
+            let at = |image: usize, line: usize| {
+                (image * height + (line * spacing).min(height)) * width * channels
+            };
+            read = self.strip.source(&next);
+            write =
+                at(next.images.start, next.lines.start)..at(next.images.end - 1, next.lines.end);
+        }
+        let lines = |len: usize| len.div_ceil(CHUNK);
+        let read = Stream { at: self.from[read.start..].as_ptr(), lines: lines(read.len()) };
+        let write = Stream { at: to.at(write.start), lines: lines(write.len()) };
+        let steps = |c: Class| c.depth.div_ceil(CHUNK) * block.rows(&c).div_ceil(8);
+        let steps = self.plan.classes().map(steps).sum::<usize>() * self.panels.count();
+        Fetch::new(read, write, true, steps)
+    }
 }
 
 /// The weight's matrices, one per class, in panels.
@@ -216,31 +241,6 @@ fn lay_out_weight(
             break;
         }
     });
-}
-
-/// What the next block reads and writes.
-fn ahead_of(
-    plan: Plan<'_>,
-    strip: &Strip,
-    next: Option<Block>,
-    from: &[f32],
-    to: SharedMut<'_>,
-    steps: usize,
-) -> Fetch {
-    let (mut read, mut write) = (0..0, 0..0);
-    if let Some(next) = next {
-        let Map { height, width, channels, .. } = plan.to();
-        let class = plan.class(0);
-        let at = |image: usize, line: usize| {
-            (image * height + (line * class.spacing).min(height)) * width * channels
-        };
-        read = strip.source(&next);
-        write = at(next.images.start, next.lines.start)..at(next.images.end - 1, next.lines.end);
-    }
-    let lines = |len: usize| len.div_ceil(CHUNK);
-    let read = Stream { at: from[read.start..].as_ptr(), lines: lines(read.len()) };
-    let write = Stream { at: to.at(write.start), lines: lines(write.len()) };
-    Fetch::new(read, write, true, steps)
 }
 
 /// A block's destinations of one class.

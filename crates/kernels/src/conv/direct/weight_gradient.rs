@@ -1,9 +1,9 @@
 //! Weight gradient: `dW[taps * in, out] += A^T[taps * in, pixels] * dY[pixels, out]`, where row `p`
 //! of `A` is what output pixel `p` reads.
 //!
-//! If a core's cache holds all of `dW`, a task takes a range of blocks from the maps to its own sum. If not, blocks are
-//! large, both operands are laid out once for all threads, and a task takes some rows and a panel of
-//! `dW`. Partial sums are added in order.
+//! If a core's cache holds all of `dW`, a task takes a range of blocks from the maps to its own sum.
+//! If not, blocks are large, both operands are laid out once for all threads, and a task takes some
+//! rows and panels of `dW`. Partial sums are added in order.
 
 use std::ops::Range;
 
@@ -99,14 +99,8 @@ fn by_pixels(plan: &Plan<'_>, grad_weight: &mut [f32], scratch: &mut Scratch) {
         for i in range.clone() {
             let block = blocks.get(i);
             let pixels = block.rows(&class);
-            let start = if strip.in_place {
-                plan.input[strip.source(&block).start..].as_ptr()
-            } else {
-                let lines = 0..block.images.len() * strip.lines(block.lines.len());
-                // SAFETY: the lane has room for the largest block.
-                unsafe { isa.run(plan.pad(&block, lines, padded.as_mut_ptr())) };
-                padded.as_ptr()
-            };
+            // SAFETY: the lane has room for the largest block.
+            let start = unsafe { strip.lay_out(isa, plan.input, &block, padded) };
             pixel_offsets(&strip, &class, &block, list);
             for at in 0..panels.count() {
                 let to = b[pixels * panels.get(at).0..].as_mut_ptr();
@@ -142,8 +136,8 @@ fn by_pixels(plan: &Plan<'_>, grad_weight: &mut [f32], scratch: &mut Scratch) {
     add_sums(plan, &sums_of[..copies * sums], copies, sums, grad_weight, lanes, lane);
 }
 
-/// The operands of a block are shared, a task takes some rows and a panel of `dW`, and part of the pixels if that makes
-/// too few tasks.
+/// The operands of a block are shared, a task takes some rows and panels of `dW`, and part of the
+/// pixels if that makes too few tasks.
 fn by_pieces(plan: &Plan<'_>, grad_weight: &mut [f32], scratch: &mut Scratch) {
     let Plan { isa, class, strip, panels, .. } = *plan;
     let depth = class.depth;
@@ -172,32 +166,8 @@ fn by_pieces(plan: &Plan<'_>, grad_weight: &mut [f32], scratch: &mut Scratch) {
 
     for block in (0..blocks.count()).map(|i| blocks.get(i)) {
         let pixels = block.rows(&class);
-        let rows = plan.rows(&block);
         pixel_offsets(&strip, &class, &block, list);
-        let lines = block.images.len() * strip.lines(block.lines.len());
-        let parts = pixels.div_ceil(128);
-        let (to_strip, to_b) = (SharedMut::new(padded), SharedMut::new(b));
-        for_each_task(parts, lanes, lane, |task, _| {
-            let here = part(pixels, 1, parts, task);
-            // SAFETY: these lines of the strip and rows of the panels are this task's.
-            unsafe {
-                if !strip.in_place {
-                    let lines = part(lines, 1, parts, task);
-                    isa.run(plan.pad(&block, lines, to_strip.at(0)));
-                }
-                for at in 0..panels.count() {
-                    let (first, units) = panels.get(at);
-                    let to = to_b.at(pixels * first + here.start * units * LANES);
-                    let rows = rows.start + here.start..rows.start + here.end;
-                    isa.run(plan.panel(at, rows, to));
-                }
-            }
-        });
-        let start = if strip.in_place {
-            plan.input[strip.source(&block).start..].as_ptr()
-        } else {
-            padded.as_ptr()
-        };
+        let start = plan.share_operands(&block, padded, b, lanes, lane);
         let (start, b, list) = (Shared(start), &*b, &*list);
 
         let writer = SharedMut::new(sums_of);
@@ -247,9 +217,44 @@ impl Shared {
     }
 }
 
-impl<'a> Plan<'a> {
-    fn pad(&'a self, block: &'a Block, lines: Range<usize>, to: *mut f32) -> PadLines<'a> {
-        PadLines { from: self.input.as_ptr(), strip: &self.strip, block, lines, to }
+impl Plan<'_> {
+    /// Lays out a block's strip (unless the map serves) and panels, by all threads. Gives where the
+    /// strip begins.
+    fn share_operands(
+        &self,
+        block: &Block,
+        padded: &mut [f32],
+        b: &mut [f32],
+        lanes: &mut [f32],
+        lane: usize,
+    ) -> *const f32 {
+        let (isa, strip, pixels) = (self.isa, &self.strip, self.rows(block));
+        let lines = block.images.len() * strip.lines(block.lines.len());
+        let parts = pixels.len().div_ceil(128);
+        let (to_strip, to_b) = (SharedMut::new(padded), SharedMut::new(b));
+        for_each_task(parts, lanes, lane, |task, _| {
+            let here = part(pixels.len(), 1, parts, task);
+            let lines = part(lines, 1, parts, task);
+            let pad =
+                PadLines { from: self.input.as_ptr(), strip, block, lines, to: to_strip.at(0) };
+            // SAFETY: the buffers have room for the largest block, and these lines of the strip and
+            // rows of the panels are this task's.
+            unsafe {
+                if !strip.in_place {
+                    isa.run(pad);
+                }
+                for (at, (first, units)) in self.panels.iter().enumerate() {
+                    let to = to_b.at(pixels.len() * first + here.start * units * LANES);
+                    let rows = pixels.start + here.start..pixels.start + here.end;
+                    isa.run(self.panel(at, rows, to));
+                }
+            }
+        });
+        if strip.in_place {
+            self.input[strip.source(block).start..].as_ptr()
+        } else {
+            padded.as_ptr()
+        }
     }
 
     /// The output's pixels of a block, which are neighbours.
@@ -295,6 +300,7 @@ fn pixel_offsets(strip: &Strip, class: &Class, block: &Block, to: &mut [u32]) {
         let at = (cursor.image - block.images.start) * image
             + (cursor.line - block.lines.start) * line
             + cursor.position * position;
+        // Blocks are limited far below the 2^32 floats that an offset can span.
         *to = (origin + at) as u32;
         cursor.advance();
     }
