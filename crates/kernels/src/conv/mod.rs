@@ -4,9 +4,10 @@
 //! Activations are NHWC with the active channels only, weights HWIO with all of them, so that a
 //! slimmed convolution reads its block of the shared weight in place and its gradient lands there.
 //!
-//! 3 x 3 convolutions of stride 1 go through Winograd's F(4 x 4, 3 x 3) (`winograd`), all others
-//! through an implicit matrix product (`direct`). Both stand on one micro-kernel (`product`),
-//! written once for every instruction set (`simd`). Relative to the definition in f64, the
+//! 3 x 3 convolutions of stride 1 go through Winograd's F(4 x 4, 3 x 3) (`winograd`), unless they
+//! have fewer than 8 input channels; these and all others go through matrix products that read
+//! pixels where they are (`direct`). The micro-kernels (`product`, `indirect`) are written once for every instruction set
+//! (`simd`). Relative to the definition in f64, the
 //! root-mean-square error is about 1e-6 to 4e-6 for the former and 1e-7 to 1e-6 for the latter.
 //!
 //! The functions run on the ambient rayon pool, allocate nothing once the [`Scratch`] has grown, and
@@ -14,6 +15,7 @@
 
 mod direct;
 mod epilogue;
+mod indirect;
 mod parallel;
 mod product;
 pub mod reference;
@@ -114,7 +116,8 @@ pub fn conv_backward_input_on(
         return;
     }
     let finish = if accumulate { Finish::Add } else { Finish::Store };
-    if by_winograd(shape) {
+    // Nobody differentiates a stem's input: not worth another way.
+    if is_winograds(shape) {
         let filters = filters(shape, weight, true);
         winograd::correlate(isa, map(shape), grad_output, filters, grad_input, finish, scratch);
     } else {
@@ -167,8 +170,15 @@ fn span(operation: &'static str, shape: &ConvShape) -> tracing::span::EnteredSpa
     tracing::trace_span!("conv", operation, kernel, stride, macs, %shape).entered()
 }
 
-fn by_winograd(shape: &ConvShape) -> bool {
+/// Channels below which transforming the input's tiles costs more than the products that it saves.
+const LEAST_CHANNELS: usize = 8;
+
+fn is_winograds(shape: &ConvShape) -> bool {
     shape.kernel == 3 && shape.stride == 1
+}
+
+fn by_winograd(shape: &ConvShape) -> bool {
+    is_winograds(shape) && shape.in_channels >= LEAST_CHANNELS
 }
 
 fn map(shape: &ConvShape) -> winograd::Map {

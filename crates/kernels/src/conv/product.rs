@@ -113,7 +113,7 @@ impl Fetch {
     }
 
     #[inline(always)]
-    fn step<S: Simd>(&mut self) {
+    pub(super) fn step<S: Simd>(&mut self) {
         self.read.advance(self.read_lines, S::prefetch);
         if self.write {
             self.other.advance(self.other_lines, S::prefetch_to_write);
@@ -252,7 +252,8 @@ pub(super) unsafe fn tile<S: Simd, const ROWS: usize, const WIDE: usize, const N
     }
 }
 
-/// The kernels of one instruction set, as a function from a tile's rows and units to its [`Kernel`].
+/// The kernels of one instruction set, as functions from a tile's rows and units to its [`Kernel`]
+/// and to its [indirect one](super::indirect::Kernel).
 macro_rules! kernels {
     ($simd:ty, $features:literal, $( $units:literal => ($wide:literal, $narrow:literal) [$($rows:literal)*] ),*) => {
         #[inline(always)]
@@ -269,6 +270,28 @@ macro_rules! kernels {
             }
             match (units, rows) {
                 $( $( ($units, $rows) => tile::<$rows, $wide, $narrow>, )* )*
+                _ => unreachable!("no tile of {rows} rows and {units} units"),
+            }
+        }
+
+        #[inline(always)]
+        fn indirect_kernel(rows: usize, units: usize) -> $crate::conv::indirect::Kernel {
+            use $crate::conv::indirect::MOST_ROWS;
+
+            #[target_feature(enable = $features)]
+            unsafe fn tile<const ROWS: usize, const WIDE: usize, const NARROW: usize>(
+                rows: &$crate::conv::indirect::Rows,
+                product: &$crate::conv::indirect::Indirect,
+            ) {
+                // SAFETY: passed on to the caller.
+                unsafe {
+                    $crate::conv::indirect::tile::<$simd, ROWS, WIDE, NARROW>(rows, product)
+                }
+            }
+            match (units, rows) {
+                $( $( ($units, $rows) => {
+                    tile::<{ if $rows < MOST_ROWS { $rows } else { MOST_ROWS } }, $wide, $narrow>
+                } )* )*
                 _ => unreachable!("no tile of {rows} rows and {units} units"),
             }
         }

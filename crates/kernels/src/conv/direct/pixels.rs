@@ -1,18 +1,19 @@
 //! Forward and data gradient.
 
-use super::gather::{GatherRows, WeightPanel};
-use super::{Map, Taps};
+use super::geometry::{Block, Blocks, Class, Cursor, Map, Strip, as_offsets};
+use super::operands::WeightPanel;
 use crate::Scratch;
 use crate::conv::ConvShape;
 use crate::conv::epilogue::Finish;
+use crate::conv::indirect::{Indirect, Rows, heights};
 use crate::conv::parallel::{SharedMut, for_each_task, lane_len};
-use crate::conv::product::{CHUNK, Panels, Product, multiply};
+use crate::conv::product::{CHUNK, Fetch, Panels, Stream};
 use crate::conv::simd::{Access, First, Isa, Job, LANES, Simd, Vector, Whole};
 
-/// Floats of gathered rows that a thread works on at a time.
-const ROWS_FLOATS: usize = 128 << 10;
-/// Most rows of a block.
-const MOST_ROWS: usize = 128;
+/// Floats of a strip, which stays in a core's cache with a panel of the weight.
+const STRIP_FLOATS: usize = 64 << 10;
+/// Rows of a block.
+const ROWS: usize = 256;
 
 /// `output = finish(input * weight)`.
 pub(in crate::conv) fn forward(
@@ -24,19 +25,7 @@ pub(in crate::conv) fn forward(
     finish: Finish,
     scratch: &mut Scratch,
 ) {
-    let from = Map {
-        batch: shape.batch,
-        height: shape.height,
-        width: shape.width,
-        channels: shape.in_channels,
-    };
-    let to = Map {
-        batch: shape.batch,
-        height: shape.out_height(),
-        width: shape.out_width(),
-        channels: shape.out_channels,
-    };
-    let plan = Plan { isa, shape, from, to, backward: false, panels: isa.panels(to.channels) };
+    let plan = Plan { isa, shape, backward: false };
     run(plan, input, weight, output, finish, scratch);
 }
 
@@ -50,19 +39,7 @@ pub(in crate::conv) fn backward_input(
     finish: Finish,
     scratch: &mut Scratch,
 ) {
-    let from = Map {
-        batch: shape.batch,
-        height: shape.out_height(),
-        width: shape.out_width(),
-        channels: shape.out_channels,
-    };
-    let to = Map {
-        batch: shape.batch,
-        height: shape.height,
-        width: shape.width,
-        channels: shape.in_channels,
-    };
-    let plan = Plan { isa, shape, from, to, backward: true, panels: isa.panels(to.channels) };
+    let plan = Plan { isa, shape, backward: true };
     run(plan, grad_output, weight, grad_input, finish, scratch);
 }
 
@@ -70,52 +47,25 @@ pub(in crate::conv) fn backward_input(
 struct Plan<'a> {
     isa: Isa,
     shape: &'a ConvShape,
-    from: Map,
-    to: Map,
     backward: bool,
-    panels: Panels,
-}
-
-/// The destinations that gather alike: positions `step * i + start` in each dimension.
-#[derive(Clone, Copy)]
-struct Class {
-    vertical: Taps,
-    horizontal: Taps,
-    step: usize,
-    y: usize,
-    x: usize,
-    lines: usize,
-    positions: usize,
-    /// Floats of a row.
-    depth: usize,
-    rows: usize,
-    block: usize,
 }
 
 impl Plan<'_> {
-    fn classes(&self) -> usize {
-        if self.backward { self.shape.stride.pow(2) } else { 1 }
+    fn from(&self) -> Map {
+        if self.backward { Map::output(self.shape) } else { Map::input(self.shape) }
+    }
+
+    fn to(&self) -> Map {
+        if self.backward { Map::input(self.shape) } else { Map::output(self.shape) }
+    }
+
+    fn classes(&self) -> impl Iterator<Item = Class> + Clone {
+        let count = if self.backward { self.shape.stride.pow(2) } else { 1 };
+        (0..count).map(|i| self.class(i))
     }
 
     fn class(&self, i: usize) -> Class {
-        let (kernel, stride) = (self.shape.kernel, self.shape.stride);
-        let (step, y, x) = if self.backward { (stride, i / stride, i % stride) } else { (1, 0, 0) };
-        let taps = |class| {
-            if self.backward {
-                Taps::backward(kernel, stride, class)
-            } else {
-                Taps::forward(kernel, stride)
-            }
-        };
-        let (vertical, horizontal) = (taps(y), taps(x));
-        let lines = self.to.height.saturating_sub(y).div_ceil(step);
-        let positions = self.to.width.saturating_sub(x).div_ceil(step);
-        let depth = vertical.count * horizontal.count * self.from.channels;
-        let rows = self.to.batch * lines * positions;
-        // Enough blocks for an even spread, each a whole number of tiles.
-        let block =
-            (ROWS_FLOATS / depth.max(1)).min(rows / 24).clamp(1, MOST_ROWS).next_multiple_of(8);
-        Class { vertical, horizontal, step, y, x, lines, positions, depth, rows, block }
+        if self.backward { Class::backward(self.shape, i) } else { Class::forward(self.shape) }
     }
 }
 
@@ -127,27 +77,155 @@ fn run(
     finish: Finish,
     scratch: &mut Scratch,
 ) {
-    let classes = || (0..plan.classes()).map(|i| plan.class(i));
-    let (panels, columns) = (plan.panels, plan.panels.columns());
-    let matrix = classes().map(|c| c.depth).sum::<usize>() * columns;
-    let gathered = classes().map(|c| c.block * c.depth).max().unwrap_or(0).next_multiple_of(16);
-    let most = classes().map(|c| c.block).max().unwrap_or(0);
-    let lane = lane_len(gathered + most * columns);
-    let (b, lanes) = scratch.split(matrix, lane);
+    let to_map = plan.to();
+    let panels = plan.isa.panels(to_map.channels);
+    let columns = panels.columns();
+    let strip = Strip::new(plan.from(), plan.classes());
+    // The first class has the most rows.
+    let blocks = Blocks::new(&strip, &plan.class(0), STRIP_FLOATS, ROWS);
+    // Whole vectors of channels go from the registers to where they belong.
+    let direct = to_map.channels == columns && matches!(finish, Finish::Store | Finish::Add);
 
+    let depth = plan.classes().map(|c| c.depth).sum::<usize>();
+    let largest = blocks.largest();
+    let strip_len = strip.floats(&largest).next_multiple_of(CHUNK);
+    let rows = if direct { 0 } else { largest.rows(&plan.class(0)) };
+    let lane = lane_len(strip_len + rows * columns);
+    let list_len = depth.next_multiple_of(CHUNK);
+    let (shared, lanes) = scratch.split(list_len + depth * columns, lane);
+    let (list, weights) = shared.split_at_mut(list_len);
+    lay_out_weight(plan, panels, weight, weights, lanes, lane);
+    let offsets = as_offsets(list);
+    let mut start = 0;
+    for class in plan.classes() {
+        strip.tap_offsets(&class, &mut offsets[start..start + class.depth]);
+        start += class.depth;
+    }
+
+    let operands = Operands { plan, strip, panels, from, offsets, weights };
+    let to = SharedMut::new(to);
+    let ahead = rayon::current_num_threads();
+    for_each_task(blocks.count(), lanes, lane, |task, lane| {
+        let block = blocks.get(task);
+        // While the threads keep step, this is the block that this one will take next.
+        let next = (task + ahead < blocks.count()).then(|| blocks.get(task + ahead));
+        let mut fetch = operands.ahead(&block, next, to);
+        let (padded, products) = lane.split_at_mut(strip_len);
+        // SAFETY: the destinations of a block are this task's, and the lane has room for the
+        // largest one.
+        unsafe {
+            let pixels = strip.lay_out(plan.isa, from, &block, padded);
+            operands.multiply(&block, pixels, products, direct, to, finish, &mut fetch);
+        }
+    });
+}
+
+/// What all blocks share.
+struct Operands<'a> {
+    plan: Plan<'a>,
+    strip: Strip,
+    panels: Panels,
+    from: &'a [f32],
+    /// Of the taps of each class.
+    offsets: &'a [u32],
+    /// The matrix of each class.
+    weights: &'a [f32],
+}
+
+impl Operands<'_> {
+    /// Computes a block, whose strip is at `pixels`: each class straight to the destination if that
+    /// is `direct`, and by way of `products` if not.
+    ///
+    /// # Safety
+    /// The strip is laid out, `products` has room for the products of a class unless `direct`, and
+    /// no other thread touches the block's destinations in `to`.
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn multiply(
+        &self,
+        block: &Block,
+        pixels: *const f32,
+        products: &mut [f32],
+        direct: bool,
+        to: SharedMut<'_>,
+        finish: Finish,
+        fetch: &mut Fetch,
+    ) {
+        let (isa, columns) = (self.plan.isa, self.panels.columns());
+        let mut start = 0;
+        for class in self.plan.classes() {
+            let rows = BlockRows { block, class, map: self.plan.to() };
+            let product = BlockProduct {
+                rows,
+                strip: &self.strip,
+                panels: self.panels,
+                // Only a class that reads nothing can begin past the end.
+                from: pixels.wrapping_add(self.strip.origin(&class)),
+                offsets: self.offsets[start..].as_ptr(),
+                b: self.weights[start * columns..].as_ptr(),
+                to: if direct { to.at(0) } else { products.as_mut_ptr() },
+                dense: (!direct).then_some(columns),
+                accumulate: direct && matches!(finish, Finish::Add),
+                fetch,
+            };
+            start += class.depth;
+            if product.accumulate && class.depth == 0 {
+                continue;
+            }
+            // SAFETY: passed on to the caller.
+            unsafe {
+                isa.run(product);
+                if !direct {
+                    let from = products.as_ptr();
+                    isa.run(ScatterRows { rows, from, columns, to: to.at(0), finish });
+                }
+            }
+        }
+    }
+
+    /// What the next block reads and writes, to be fetched during the products of this one.
+    fn ahead(&self, block: &Block, next: Option<Block>, to: SharedMut<'_>) -> Fetch {
+        let (mut read, mut write) = (0..0, 0..0);
+        if let Some(next) = next {
+            let Map { height, width, channels, .. } = self.plan.to();
+            let spacing = self.plan.class(0).spacing;
+            let at = |image: usize, line: usize| {
+                (image * height + (line * spacing).min(height)) * width * channels
+            };
+            read = self.strip.source(&next);
+            write =
+                at(next.images.start, next.lines.start)..at(next.images.end - 1, next.lines.end);
+        }
+        let lines = |len: usize| len.div_ceil(CHUNK);
+        let read = Stream { at: self.from[read.start..].as_ptr(), lines: lines(read.len()) };
+        let write = Stream { at: to.at(write.start), lines: lines(write.len()) };
+        let steps = |c: Class| c.depth.div_ceil(CHUNK) * block.rows(&c).div_ceil(8);
+        let steps = self.plan.classes().map(steps).sum::<usize>() * self.panels.count();
+        Fetch::new(read, write, true, steps)
+    }
+}
+
+/// The weight's matrices, one per class, in panels.
+fn lay_out_weight(
+    plan: Plan<'_>,
+    panels: Panels,
+    weight: &[f32],
+    b: &mut [f32],
+    lanes: &mut [f32],
+    lane: usize,
+) {
     let shared = SharedMut::new(b);
-    let taps = classes().map(|c| c.vertical.count).sum::<usize>();
+    let taps = plan.classes().map(|c| c.vertical.count).sum::<usize>();
     for_each_task(taps * panels.count(), lanes, lane, |task, _| {
         let (panel, mut tap) = (task / taps, task % taps);
         let (first, units) = panels.get(panel);
         let mut start = 0;
-        for class in classes() {
+        for class in plan.classes() {
             if tap >= class.vertical.count {
                 tap -= class.vertical.count;
-                start += class.depth * columns;
+                start += class.depth * panels.columns();
                 continue;
             }
-            let row = tap * class.horizontal.count * plan.from.channels;
+            let row = tap * class.horizontal.count * plan.from().channels;
             let job = WeightPanel {
                 shape: plan.shape,
                 weight: weight.as_ptr(),
@@ -163,131 +241,114 @@ fn run(
             break;
         }
     });
-    let b = &*b;
-
-    let to = SharedMut::new(to);
-    let blocks = classes().map(|c| c.rows.div_ceil(c.block)).sum();
-    for_each_task(blocks, lanes, lane, |mut task, lane| {
-        let (a, c) = lane.split_at_mut(gathered);
-        let mut start = 0;
-        for class in classes() {
-            let blocks = class.rows.div_ceil(class.block);
-            if task >= blocks {
-                task -= blocks;
-                start += class.depth * columns;
-                continue;
-            }
-            let rows = task * class.block..((task + 1) * class.block).min(class.rows);
-            let gather = GatherRows {
-                from: from.as_ptr(),
-                map: plan.from,
-                vertical: class.vertical,
-                horizontal: class.horizontal,
-                lines: class.lines,
-                positions: class.positions,
-                rows: rows.clone(),
-                to: a.as_mut_ptr(),
-                piece: class.depth.max(1),
-                piece_stride: 0,
-            };
-            let products = RowProducts {
-                rows: rows.len(),
-                depth: class.depth,
-                panels,
-                a: a.as_ptr(),
-                b: b[start..].as_ptr(),
-                c: c.as_mut_ptr(),
-            };
-            let scatter = ScatterRows {
-                rows,
-                class,
-                from: c.as_ptr(),
-                columns,
-                to: to.at(0),
-                map: plan.to,
-                finish,
-            };
-            // SAFETY: the lane has room for the largest block, and the pixels that its rows stand
-            // for are this task's.
-            unsafe {
-                plan.isa.run(gather);
-                plan.isa.run(products);
-                plan.isa.run(scatter);
-            }
-            break;
-        }
-    });
 }
 
-/// `C[rows, columns] = A[rows, depth] * B[depth, columns]`.
-struct RowProducts {
-    rows: usize,
-    depth: usize,
+/// A block's destinations of one class.
+#[derive(Clone, Copy)]
+struct BlockRows<'a> {
+    block: &'a Block,
+    class: Class,
+    map: Map,
+}
+
+impl BlockRows<'_> {
+    /// The first channel of the pixel under the cursor.
+    #[inline(always)]
+    fn at(&self, cursor: &Cursor) -> usize {
+        let Class { spacing, first_line, first_position, .. } = self.class;
+        let line = cursor.image * self.map.height + cursor.line * spacing + first_line;
+        let pixel = line * self.map.width + cursor.position * spacing + first_position;
+        pixel * self.map.channels
+    }
+}
+
+/// `C[rows, columns] (+)= A[rows, depth] * B[depth, columns]` for the rows of a block and class.
+struct BlockProduct<'a> {
+    rows: BlockRows<'a>,
+    strip: &'a Strip,
     panels: Panels,
-    a: *const f32,
+    /// What the block's first row reads first.
+    from: *const f32,
+    offsets: *const u32,
     b: *const f32,
-    c: *mut f32,
+    /// Of the destination map, or of a matrix with rows of `dense` floats.
+    to: *mut f32,
+    dense: Option<usize>,
+    accumulate: bool,
+    fetch: *mut Fetch,
 }
 
-impl Job for RowProducts {
+impl Job for BlockProduct<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
+        let BlockRows { block, class, .. } = self.rows;
+        let image = self.strip.image(block);
+        let line = class.vertical.step * self.strip.line();
+        let position = class.horizontal.step * self.strip.map.channels;
         for (first, units) in self.panels.iter() {
-            let product = Product {
-                k: self.depth,
-                a: self.a,
-                row: self.depth,
-                step: 1,
-                jump: CHUNK,
-                b: self.b.wrapping_add(first * self.depth),
+            let product = Indirect {
+                k: class.depth,
+                offsets: self.offsets,
+                b: self.b.wrapping_add(first * class.depth),
                 b_step: units * LANES,
-                b_jump: CHUNK,
-                c: self.c.wrapping_add(first),
-                c_row: self.panels.columns(),
-                c_jump: CHUNK,
-                accumulate: false,
-                fetch: std::ptr::null_mut(),
+                accumulate: self.accumulate,
+                fetch: self.fetch,
             };
-            // SAFETY: the caller lends matrices of these sizes.
-            unsafe { multiply::<S>(self.rows, units, product) };
+            let mut cursor = Cursor::new(block, &class);
+            let mut tile = Rows::new();
+            let mut done = 0;
+            for height in heights::<S>(block.rows(&class), units) {
+                for i in 0..height {
+                    let from = (cursor.image - block.images.start) * image
+                        + (cursor.line - block.lines.start) * line
+                        + cursor.position * position;
+                    tile.from[i] = self.from.wrapping_add(from);
+                    let to = match self.dense {
+                        Some(columns) => (done + i) * columns,
+                        None => self.rows.at(&cursor),
+                    };
+                    tile.to[i] = self.to.wrapping_add(to + first);
+                    cursor.advance();
+                }
+                done += height;
+                // SAFETY: the strip holds what the taps of the block's rows read, and the caller
+                // lends the rest.
+                unsafe { S::indirect_kernel(height, units)(&tile, &product) };
+            }
         }
     }
 }
 
 /// Rows of products to the pixels that they stand for.
-struct ScatterRows {
-    rows: std::ops::Range<usize>,
-    class: Class,
+struct ScatterRows<'a> {
+    rows: BlockRows<'a>,
     from: *const f32,
     columns: usize,
     to: *mut f32,
-    map: Map,
     finish: Finish,
 }
 
-impl Job for ScatterRows {
+impl Job for ScatterRows<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let Class { step, y, x, lines, positions, .. } = self.class;
-        for r in self.rows.clone() {
-            let (position, line) = (r % positions, r / positions);
-            let (line, image) = (line % lines, line / lines);
-            let pixel =
-                (image * self.map.height + line * step + y) * self.map.width + position * step + x;
-            let from = self.from.wrapping_add((r - self.rows.start) * self.columns);
-            let at = pixel * self.map.channels;
+        let BlockRows { block, class, map } = self.rows;
+        let mut cursor = Cursor::new(block, &class);
+        for r in 0..block.rows(&class) {
+            let from = self.from.wrapping_add(r * self.columns);
+            let at = self.rows.at(&cursor);
+            cursor.advance();
             let mut c = 0;
             // SAFETY: the pixel is on the map and the caller's own, and only its channels are
             // touched.
             unsafe {
-                while c + S::Wide::LANES <= self.map.channels {
+                while c + S::Wide::LANES <= map.channels {
                     let zero = S::Wide::splat(0.0);
                     let values = [S::Wide::load(from.wrapping_add(c)), zero, zero, zero];
                     self.finish.pixels(values, 1, self.to, at, 0, c, Whole);
                     c += S::Wide::LANES;
                 }
-                while c < self.map.channels {
-                    let access = First(LANES.min(self.map.channels - c));
+                while c < map.channels {
+                    let access = First(LANES.min(map.channels - c));
                     let zero = S::Narrow::splat(0.0);
                     let values = [access.load(from.wrapping_add(c)), zero, zero, zero];
                     self.finish.pixels::<S::Narrow>(values, 1, self.to, at, 0, c, access);

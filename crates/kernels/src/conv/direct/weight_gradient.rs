@@ -1,27 +1,39 @@
 //! Weight gradient: `dW[taps * in, out] += A^T[taps * in, pixels] * dY[pixels, out]`, where row `p`
-//! of `A` is what output pixel `p` gathered.
+//! of `A` is what output pixel `p` reads.
 //!
-//! Chunk by chunk of pixels, both operands are laid out once for all threads; then a thread takes a
-//! piece of `A`'s columns and a panel of `dY`'s. If these make too few tasks, as in a stem, the
-//! pixels are split as well and the partial sums added in order.
+//! If a core's cache holds all of `dW`, a task takes a range of blocks from the maps to its own sum.
+//! If not, blocks are large, both operands are laid out once for all threads, and a task takes some
+//! rows and panels of `dW`. Partial sums are added in order.
 
 use std::ops::Range;
 
-use super::gather::{GatherRows, PanelRows};
-use super::{Map, Taps};
+use super::geometry::{Block, Blocks, Class, Cursor, Map, Strip, as_offsets};
+use super::operands::{PadLines, PanelRows};
 use crate::Scratch;
 use crate::conv::ConvShape;
+use crate::conv::indirect::{Indirect, Rows, heights};
 use crate::conv::parallel::{SharedMut, for_each_task, lane_len, part};
-use crate::conv::product::{CHUNK, Panels, Product, multiply};
+use crate::conv::product::{CHUNK, Fetch, Panels, Stream};
 use crate::conv::simd::{Access, First, Isa, Job, LANES, Simd, Vector, Whole};
 
-/// Floats of `A` in a chunk.
-const CHUNK_FLOATS: usize = 1 << 20;
-/// Widest piece of `A`'s columns.
+/// Floats of `dW` that fit in a core's cache beside a block.
+const OWN_FLOATS: usize = 128 << 10;
+/// Floats of the strip and pixels of a block, for one thread.
+const STRIP_FLOATS: usize = 64 << 10;
+const PIXELS: usize = 256;
+/// Pixels that pay for a copy of `dW`.
+const COPY_PIXELS: usize = 1024;
+/// Least and most copies of `dW`: there should be some work for every thread.
+const LEAST_COPIES: usize = 4;
+const COPIES: usize = 32;
+/// Floats of the strip and pixels of a block, for all threads.
+const SHARED_FLOATS: usize = 1 << 20;
+const SHARED_PIXELS: usize = 1 << 13;
+/// Rows of `dW` that a task takes then.
 const PIECE: usize = 64;
-/// Pixels whose part of a panel stays in a core's cache.
-const PIXELS: usize = 1024;
-/// Least tasks that a chunk should make.
+/// Panels of it.
+const PANELS: usize = 4;
+/// Least tasks that a block should make then.
 const TASKS: usize = 16;
 
 /// Adds to `grad_weight`.
@@ -33,150 +45,336 @@ pub(in crate::conv) fn weight_gradient(
     grad_weight: &mut [f32],
     scratch: &mut Scratch,
 ) {
-    let map = Map {
-        batch: shape.batch,
-        height: shape.height,
-        width: shape.width,
-        channels: shape.in_channels,
-    };
-    let (lines, positions) = (shape.out_height(), shape.out_width());
-    let total = shape.batch * lines * positions;
-    let taps = Taps::forward(shape.kernel, shape.stride);
-    let depth = taps.count * taps.count * shape.in_channels;
+    let class = Class::forward(shape);
+    let strip = Strip::new(Map::input(shape), std::iter::once(class));
     let panels = isa.panels(shape.out_channels);
-    let columns = panels.columns();
+    let plan = Plan { isa, shape, class, strip, panels, input, grad_output };
+    if class.depth * panels.columns() <= OWN_FLOATS {
+        by_pixels(&plan, grad_weight, scratch);
+    } else {
+        by_pieces(&plan, grad_weight, scratch);
+    }
+}
 
-    let piece = PIECE.min(depth.next_multiple_of(LANES));
-    let pieces = depth.div_ceil(piece);
-    let chunk = (CHUNK_FLOATS / depth).clamp(256, 1 << 15).min(total);
-    // Even chunks.
-    let chunks = total.div_ceil(chunk);
-    let chunk = total.div_ceil(chunks);
-    let tiles = pieces * panels.count();
-    let splits = TASKS.div_ceil(tiles).min(chunk.div_ceil(64));
+struct Plan<'a> {
+    isa: Isa,
+    shape: &'a ConvShape,
+    class: Class,
+    strip: Strip,
+    panels: Panels,
+    input: &'a [f32],
+    grad_output: &'a [f32],
+}
 
-    let piece_stride = chunk * piece + 16;
-    let (a_len, b_len) = (pieces * piece_stride, chunk * columns);
-    let sums = pieces * piece * columns;
-    let lane = lane_len(0);
-    let (shared, lanes) = scratch.split((a_len + b_len).next_multiple_of(16) + splits * sums, lane);
-    let (operands, sums_of) = shared.split_at_mut((a_len + b_len).next_multiple_of(16));
-    let to = SharedMut::new(grad_weight);
+/// A task takes a range of blocks and sums its own `dW`.
+fn by_pixels(plan: &Plan<'_>, grad_weight: &mut [f32], scratch: &mut Scratch) {
+    let Plan { isa, class, strip, panels, .. } = *plan;
+    let depth = class.depth;
+    let blocks = Blocks::new(&strip, &class, STRIP_FLOATS, PIXELS);
+    // Powers of two spread evenly over threads.
+    let pixels = Map::output(plan.shape).pixels();
+    let copies =
+        (pixels / COPY_PIXELS).clamp(LEAST_COPIES, COPIES).next_power_of_two().min(blocks.count());
 
-    for i in 0..chunks {
-        let pixels = part(total, 1, chunks, i);
-        let parts = pixels.len().div_ceil(128);
-        let writer = SharedMut::new(operands);
-        for_each_task(parts, lanes, lane, |task, _| {
-            let rows = part(pixels.len(), 1, parts, task);
-            let here = pixels.start + rows.start..pixels.start + rows.end;
-            let gather = GatherRows {
-                from: input.as_ptr(),
-                map,
-                vertical: taps,
-                horizontal: taps,
-                lines,
-                positions,
-                rows: here.clone(),
-                to: writer.at(rows.start * piece),
-                piece,
-                piece_stride,
-            };
-            // SAFETY: the operands have room for a chunk, and these pixels' rows of `A` are this
-            // task's.
-            unsafe { isa.run(gather) };
-            for (first, units) in panels.iter() {
-                let one = PanelRows {
-                    from: grad_output.as_ptr().wrapping_add(first),
-                    stride: shape.out_channels,
-                    columns: (units * LANES).min(shape.out_channels - first),
-                    width: units * LANES,
-                    rows: here.clone(),
-                    to: writer.at(a_len + chunk * first + rows.start * units * LANES),
-                };
-                // SAFETY: as above, for the panels.
-                unsafe { isa.run(one) };
+    let largest = blocks.largest();
+    let most = largest.rows(&class);
+    let strip_len = strip.floats(&largest).next_multiple_of(CHUNK);
+    let list_len = most.next_multiple_of(CHUNK);
+    let lane = lane_len(strip_len + list_len + most * panels.columns());
+    let taps_len = depth.next_multiple_of(CHUNK);
+    let sums = (depth * panels.columns()).next_multiple_of(CHUNK);
+    let (shared, lanes) = scratch.split(taps_len + copies * sums, lane);
+    let (taps, sums_of) = shared.split_at_mut(taps_len);
+    let taps = &mut as_offsets(taps)[..depth];
+    strip.tap_offsets(&class, taps);
+    let taps = &*taps;
+
+    let writer = SharedMut::new(sums_of);
+    let ahead = rayon::current_num_threads();
+    for_each_task(copies, lanes, lane, |copy, lane| {
+        let (padded, rest) = lane.split_at_mut(strip_len);
+        let (list, b) = rest.split_at_mut(list_len);
+        let list = as_offsets(list);
+        let range = part(blocks.count(), 1, copies, copy);
+        for i in range.clone() {
+            let block = blocks.get(i);
+            let pixels = block.rows(&class);
+            // SAFETY: the lane has room for the largest block.
+            let start = unsafe { strip.lay_out(isa, plan.input, &block, padded) };
+            pixel_offsets(&strip, &class, &block, list);
+            for at in 0..panels.count() {
+                let to = b[pixels * panels.get(at).0..].as_mut_ptr();
+                // SAFETY: as above.
+                unsafe { isa.run(plan.panel(at, plan.rows(&block), to)) };
             }
-        });
-        let (a, b) = operands.split_at(a_len);
+            // While the threads keep step, this thread's next task is that of `then`.
+            let then = copy + ahead;
+            let next = if i + 1 < range.end {
+                Some(blocks.get(i + 1))
+            } else {
+                (then < copies).then(|| blocks.get(part(blocks.count(), 1, copies, then).start))
+            };
+            let steps = panels.count() * depth.div_ceil(8) * pixels.div_ceil(CHUNK);
+            let mut fetch = plan.ahead(next, steps);
+            for (first, units) in panels.iter() {
+                let job = PieceProduct {
+                    pixels: 0..pixels,
+                    taps,
+                    units,
+                    from: start,
+                    offsets: list.as_ptr(),
+                    b: b[pixels * first..].as_ptr(),
+                    to: writer.at(copy * sums + first * depth),
+                    accumulate: i > range.start,
+                    fetch: &mut fetch,
+                };
+                // SAFETY: this copy of `dW` is this task's, and the offsets stay within the strip.
+                unsafe { isa.run(job) };
+            }
+        }
+    });
+    add_sums(plan, &sums_of[..copies * sums], copies, sums, grad_weight, lanes, lane);
+}
+
+/// The operands of a block are shared, a task takes some rows and panels of `dW`, and part of the
+/// pixels if that makes too few tasks.
+fn by_pieces(plan: &Plan<'_>, grad_weight: &mut [f32], scratch: &mut Scratch) {
+    let Plan { isa, class, strip, panels, .. } = *plan;
+    let depth = class.depth;
+    let blocks = Blocks::new(&strip, &class, SHARED_FLOATS, SHARED_PIXELS);
+    let pieces = depth.div_ceil(PIECE);
+    let groups = panels.count().div_ceil(PANELS);
+    let tiles = pieces * groups;
+    let largest = blocks.largest();
+    let most = largest.rows(&class);
+    let splits = TASKS.div_ceil(tiles).min(most.div_ceil(64));
+
+    let strip_len = strip.floats(&largest).next_multiple_of(CHUNK);
+    let (list_len, taps_len) = (most.next_multiple_of(CHUNK), depth.next_multiple_of(CHUNK));
+    let b_len = most * panels.columns();
+    let sums = (depth * panels.columns()).next_multiple_of(CHUNK);
+    let lane = lane_len(0);
+    let total = strip_len + list_len + taps_len + b_len.next_multiple_of(CHUNK) + splits * sums;
+    let (shared, lanes) = scratch.split(total, lane);
+    let (padded, rest) = shared.split_at_mut(strip_len);
+    let (list, rest) = rest.split_at_mut(list_len);
+    let (taps, rest) = rest.split_at_mut(taps_len);
+    let (b, sums_of) = rest.split_at_mut(b_len.next_multiple_of(CHUNK));
+    let (list, taps) = (as_offsets(list), &mut as_offsets(taps)[..depth]);
+    strip.tap_offsets(&class, taps);
+    let taps = &*taps;
+
+    for block in (0..blocks.count()).map(|i| blocks.get(i)) {
+        let pixels = block.rows(&class);
+        pixel_offsets(&strip, &class, &block, list);
+        let start = plan.share_operands(&block, padded, b, lanes, lane);
+        let (start, b, list) = (Shared(start), &*b, &*list);
 
         let writer = SharedMut::new(sums_of);
         for_each_task(tiles * splits, lanes, lane, |task, _| {
             let (split, tile) = (task / tiles, task % tiles);
-            let (p, panel) = (tile % pieces, tile / pieces);
-            let (first, units) = panels.get(panel);
-            let job = TileProduct {
-                pixels: part(pixels.len(), 1, splits, split),
-                rows: piece.min(depth - p * piece),
-                units,
-                a: a[p * piece_stride..].as_ptr(),
-                a_row: piece,
-                b: b[chunk * first..].as_ptr(),
-                c: writer.at(split * sums + first * pieces * piece + p * piece * units * LANES),
-            };
-            // SAFETY: this tile of this partial sum is this task's.
-            unsafe { isa.run(job) };
+            let (piece, group) = (tile % pieces, tile / pieces);
+            let rows = part(depth, LANES, pieces, piece);
+            let pixels_here = part(pixels, 1, splits, split);
+            let parts = pixels_here.len().div_ceil(PIXELS);
+            // What a part of the pixels reads stays in the core's cache for all panels.
+            for i in 0..parts {
+                let here = part(pixels_here.len(), 1, parts, i);
+                let here = pixels_here.start + here.start..pixels_here.start + here.end;
+                for at in part(panels.count(), 1, groups, group) {
+                    let (first, units) = panels.get(at);
+                    let job = PieceProduct {
+                        pixels: here.clone(),
+                        taps: &taps[rows.clone()],
+                        units,
+                        from: start.get(),
+                        offsets: list.as_ptr(),
+                        b: b[pixels * first..].as_ptr(),
+                        to: writer.at(split * sums + first * depth + rows.start * units * LANES),
+                        accumulate: i > 0,
+                        fetch: std::ptr::null_mut(),
+                    };
+                    // SAFETY: these rows of this partial sum are this task's, and the offsets
+                    // stay within the strip.
+                    unsafe { isa.run(job) };
+                }
+            }
         });
-        let sums_of = &*sums_of;
-
-        for_each_task(pieces, lanes, lane, |p, _| {
-            let job = AddRows {
-                shape,
-                depths: p * piece..((p + 1) * piece).min(depth),
-                panels,
-                from: sums_of.as_ptr(),
-                splits,
-                split_stride: sums,
-                padded_depth: pieces * piece,
-                to: to.at(0),
-            };
-            // SAFETY: these rows of the gradient are this task's.
-            unsafe { isa.run(job) };
-        });
+        add_sums(plan, &sums_of[..splits * sums], splits, sums, grad_weight, lanes, lane);
     }
 }
 
-/// `C[rows, width] = A^T * B` over some pixels.
-struct TileProduct {
-    pixels: Range<usize>,
-    rows: usize,
-    units: usize,
-    a: *const f32,
-    a_row: usize,
-    b: *const f32,
-    c: *mut f32,
+/// A pointer that all threads read through.
+#[derive(Clone, Copy)]
+struct Shared(*const f32);
+
+// SAFETY: it comes from a shared slice that outlives the call, and is only read.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    fn get(&self) -> *const f32 {
+        self.0
+    }
 }
 
-impl Job for TileProduct {
-    #[inline(always)]
-    unsafe fn run<S: Simd>(self) {
-        let width = self.units * LANES;
-        let mut start = self.pixels.start;
-        loop {
-            let end = (start + PIXELS).min(self.pixels.end);
-            let product = Product {
-                k: end - start,
-                a: self.a.wrapping_add(start * self.a_row),
-                row: 1,
-                step: self.a_row,
-                jump: CHUNK * self.a_row,
-                b: self.b.wrapping_add(start * width),
-                b_step: width,
-                b_jump: CHUNK,
-                c: self.c,
-                c_row: width,
-                c_jump: CHUNK,
-                accumulate: start > self.pixels.start,
-                fetch: std::ptr::null_mut(),
-            };
-            // SAFETY: the caller lends matrices of these sizes.
-            unsafe { multiply::<S>(self.rows, self.units, product) };
-            start = end;
-            if start >= self.pixels.end {
-                break;
+impl Plan<'_> {
+    /// Lays out a block's strip (unless the map serves) and panels, by all threads. Gives where the
+    /// strip begins.
+    fn share_operands(
+        &self,
+        block: &Block,
+        padded: &mut [f32],
+        b: &mut [f32],
+        lanes: &mut [f32],
+        lane: usize,
+    ) -> *const f32 {
+        let (isa, strip, pixels) = (self.isa, &self.strip, self.rows(block));
+        let lines = block.images.len() * strip.lines(block.lines.len());
+        let parts = pixels.len().div_ceil(128);
+        let (to_strip, to_b) = (SharedMut::new(padded), SharedMut::new(b));
+        for_each_task(parts, lanes, lane, |task, _| {
+            let here = part(pixels.len(), 1, parts, task);
+            let lines = part(lines, 1, parts, task);
+            let pad =
+                PadLines { from: self.input.as_ptr(), strip, block, lines, to: to_strip.at(0) };
+            // SAFETY: the buffers have room for the largest block, and these lines of the strip and
+            // rows of the panels are this task's.
+            unsafe {
+                if !strip.in_place {
+                    isa.run(pad);
+                }
+                for (at, (first, units)) in self.panels.iter().enumerate() {
+                    let to = to_b.at(pixels.len() * first + here.start * units * LANES);
+                    let rows = pixels.start + here.start..pixels.start + here.end;
+                    isa.run(self.panel(at, rows, to));
+                }
             }
+        });
+        if strip.in_place {
+            self.input[strip.source(block).start..].as_ptr()
+        } else {
+            padded.as_ptr()
         }
     }
+
+    /// The output's pixels of a block, which are neighbours.
+    fn rows(&self, block: &Block) -> Range<usize> {
+        let Class { lines, positions, .. } = self.class;
+        let at = |image: usize, line: usize| (image * lines + line) * positions;
+        at(block.images.start, block.lines.start)..at(block.images.end - 1, block.lines.end)
+    }
+
+    fn panel(&self, at: usize, rows: Range<usize>, to: *mut f32) -> PanelRows {
+        let (first, units) = self.panels.get(at);
+        PanelRows {
+            from: self.grad_output.as_ptr().wrapping_add(first),
+            stride: self.shape.out_channels,
+            columns: (units * LANES).min(self.shape.out_channels - first),
+            width: units * LANES,
+            rows,
+            to,
+        }
+    }
+
+    /// What the next block reads.
+    fn ahead(&self, next: Option<Block>, steps: usize) -> Fetch {
+        let (input, rows) =
+            next.map_or((0..0, 0..0), |next| (self.strip.source(&next), self.rows(&next)));
+        let channels = self.shape.out_channels;
+        let stream = |from: &[f32], floats: Range<usize>| Stream {
+            at: from[floats.start..].as_ptr(),
+            lines: floats.len().div_ceil(CHUNK),
+        };
+        let other = stream(self.grad_output, rows.start * channels..rows.end * channels);
+        Fetch::new(stream(self.input, input), other, false, steps)
+    }
+}
+
+/// Where the pixels of a block begin to read.
+fn pixel_offsets(strip: &Strip, class: &Class, block: &Block, to: &mut [u32]) {
+    let (image, line) = (strip.image(block), class.vertical.step * strip.line());
+    let position = class.horizontal.step * strip.map.channels;
+    let origin = strip.origin(class);
+    let mut cursor = Cursor::new(block, class);
+    for to in to.iter_mut().take(block.rows(class)) {
+        let at = (cursor.image - block.images.start) * image
+            + (cursor.line - block.lines.start) * line
+            + cursor.position * position;
+        // Blocks are limited far below the 2^32 floats that an offset can span.
+        *to = (origin + at) as u32;
+        cursor.advance();
+    }
+}
+
+/// Some rows and one panel of `dW`, over some pixels.
+struct PieceProduct<'a> {
+    pixels: Range<usize>,
+    /// Of the rows.
+    taps: &'a [u32],
+    units: usize,
+    from: *const f32,
+    /// Of the pixels, from the first on.
+    offsets: *const u32,
+    /// The panel, from the first pixel on.
+    b: *const f32,
+    to: *mut f32,
+    accumulate: bool,
+    fetch: *mut Fetch,
+}
+
+impl Job for PieceProduct<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let (width, start) = (self.units * LANES, self.pixels.start);
+        let product = Indirect {
+            k: self.pixels.len(),
+            offsets: self.offsets.wrapping_add(start),
+            b: self.b.wrapping_add(start * width),
+            b_step: width,
+            accumulate: self.accumulate,
+            fetch: self.fetch,
+        };
+        let mut tile = Rows::new();
+        let mut done = 0;
+        for height in heights::<S>(self.taps.len(), self.units) {
+            for (i, &tap) in self.taps[done..done + height].iter().enumerate() {
+                tile.from[i] = self.from.wrapping_add(tap as usize);
+                tile.to[i] = self.to.wrapping_add((done + i) * width);
+            }
+            done += height;
+            // SAFETY: the caller lends operands of these sizes.
+            unsafe { S::indirect_kernel(height, self.units)(&tile, &product) };
+        }
+    }
+}
+
+/// Adds partial sums to the gradient.
+fn add_sums(
+    plan: &Plan<'_>,
+    sums_of: &[f32],
+    splits: usize,
+    split_stride: usize,
+    grad_weight: &mut [f32],
+    lanes: &mut [f32],
+    lane: usize,
+) {
+    let depth = plan.class.depth;
+    let parts = depth.div_ceil(16);
+    let to = SharedMut::new(grad_weight);
+    for_each_task(parts, lanes, lane, |task, _| {
+        let job = AddRows {
+            shape: plan.shape,
+            depths: part(depth, 1, parts, task),
+            panels: plan.panels,
+            from: sums_of.as_ptr(),
+            splits,
+            split_stride,
+            depth,
+            to: to.at(0),
+        };
+        // SAFETY: these rows of the gradient are this task's.
+        unsafe { plan.isa.run(job) };
+    });
 }
 
 /// Adds the partial sums of some rows to the gradient.
@@ -188,7 +386,7 @@ struct AddRows<'a> {
     from: *const f32,
     splits: usize,
     split_stride: usize,
-    padded_depth: usize,
+    depth: usize,
     to: *mut f32,
 }
 
@@ -200,7 +398,7 @@ impl Job for AddRows<'_> {
             let width = units * LANES;
             for row in self.depths.clone() {
                 let (tap, c) = (row / shape.in_channels, row % shape.in_channels);
-                let from = self.from.wrapping_add(first * self.padded_depth + row * width);
+                let from = self.from.wrapping_add(first * self.depth + row * width);
                 let to = self.to.wrapping_add((tap * shape.full_in + c) * shape.full_out + first);
                 let active = width.min(shape.out_channels - first);
                 let mut at = 0;

@@ -12,6 +12,7 @@ mod avx512;
 mod neon;
 mod scalar;
 
+use super::indirect;
 use super::product::{Kernel, Panels};
 
 /// Lanes of [`Simd::Narrow`], on every instruction set. Buffers between the phases of a kernel pad
@@ -123,6 +124,10 @@ pub(super) trait Simd: Copy + 'static {
 
     /// The micro-kernel for tiles of `rows <= Self::rows(units)`.
     fn kernel(rows: usize, units: usize) -> Kernel;
+
+    /// The same for a product whose rows are addressed one by one, of at most
+    /// [`MOST_ROWS`](super::indirect::MOST_ROWS) rows.
+    fn indirect_kernel(rows: usize, units: usize) -> indirect::Kernel;
 
     /// The transpose of an 8 x 8 block.
     fn transpose(rows: [Self::Narrow; LANES]) -> [Self::Narrow; LANES];

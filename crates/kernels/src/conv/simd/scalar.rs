@@ -1,5 +1,6 @@
 //! No intrinsics: arrays that the compiler turns into whatever the target has. Also what Miri runs.
 
+use super::super::indirect;
 use super::super::product::{Kernel, tile};
 use super::{Job, LANES, Simd, Vector};
 
@@ -89,6 +90,15 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
+    fn indirect_kernel(rows: usize, _units: usize) -> indirect::Kernel {
+        match rows {
+            1 => indirect::tile::<Self, 1, 1, 0>,
+            2 => indirect::tile::<Self, 2, 1, 0>,
+            3 => indirect::tile::<Self, 3, 1, 0>,
+            _ => indirect::tile::<Self, 4, 1, 0>,
+        }
+    }
+
     fn kernel(rows: usize, _units: usize) -> Kernel {
         match rows {
             1 => tile::<Self, 1, 1, 0>,

@@ -2,113 +2,50 @@
 
 use std::ops::Range;
 
-use super::{Map, Taps};
+use super::geometry::{Block, Map, Strip, Taps};
 use crate::conv::ConvShape;
-use crate::conv::simd::{Access, First, Job, LANES, Simd, Vector, Whole};
+use crate::conv::simd::{Access, First, Isa, Job, LANES, Simd, Vector, Whole};
 
-/// Gathers rows `rows` (numbered through images, lines and positions) of the left operand.
-///
-/// Row `r` is `[vertical tap][horizontal tap][channel]`, cut into pieces of `piece` floats; piece `p`
-/// of it goes to `to + p * piece_stride + (r - rows.start) * piece`.
+/// Lays out lines of a strip: a block's part of the map with its border of zeros.
 #[derive(Clone)]
-pub(super) struct GatherRows {
+pub(super) struct PadLines<'a> {
     pub from: *const f32,
-    pub map: Map,
-    pub vertical: Taps,
-    pub horizontal: Taps,
-    /// Lines and positions of an image that rows stand for.
-    pub lines: usize,
-    pub positions: usize,
-    pub rows: Range<usize>,
+    pub strip: &'a Strip,
+    pub block: &'a Block,
+    /// Numbered through the block's images.
+    pub lines: Range<usize>,
+    /// Where the block's first line goes.
     pub to: *mut f32,
-    pub piece: usize,
-    pub piece_stride: usize,
 }
 
-impl Job for GatherRows {
+impl Job for PadLines<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let Map { height, width, channels, .. } = self.map;
-        for r in self.rows.clone() {
-            let (x, line) = (r % self.positions, r / self.positions);
-            let (y, image) = (line % self.lines, line / self.lines);
-            let top = (y * self.vertical.step) as isize + self.vertical.offset;
-            let left = (x * self.horizontal.step) as isize + self.horizontal.offset;
-            let count = self.horizontal.count;
-            // Taps `inside` of a line are on the map.
-            let first = (-left).clamp(0, count as isize) as usize;
-            let last = (width as isize - left).clamp(first as isize, count as isize) as usize;
-            let mut writer = Writer {
-                to: self.to.wrapping_add((r - self.rows.start) * self.piece),
-                at: 0,
-                piece: self.piece,
-                piece_stride: self.piece_stride,
-            };
-            for i in 0..self.vertical.count {
-                let line = top + i as isize;
-                // SAFETY: the caller lends room for the rows; taps `first..last` of a line on the
-                // map are within it.
-                unsafe {
-                    if line < 0 || line >= height as isize || first == last {
-                        writer.zeros::<S>(count * channels);
-                        continue;
-                    }
-                    let pixel = (image * height + line as usize) * width;
-                    let from = (pixel as isize + left + first as isize) as usize * channels;
-                    writer.zeros::<S>(first * channels);
-                    writer.copy::<S>(self.from.wrapping_add(from), (last - first) * channels);
-                    writer.zeros::<S>((count - last) * channels);
+        let Map { height, width, channels, .. } = self.strip.map;
+        let lines = self.strip.lines(self.block.lines.len());
+        let first = self.strip.first_line(self.block);
+        let left = self.strip.left * channels;
+        let inside = width.min(self.strip.width - self.strip.left) * channels;
+        let right = self.strip.line() - left - inside;
+        for at in self.lines {
+            let (image, line) =
+                (self.block.images.start + at / lines, first + (at % lines) as isize);
+            let to = self.to.wrapping_add(at * self.strip.line());
+            // SAFETY: the caller lends the map and room for the lines.
+            unsafe {
+                if line < 0 || line >= height as isize {
+                    std::ptr::write_bytes(to, 0, self.strip.line());
+                    continue;
                 }
+                let from = (image * height + line as usize) * width * channels;
+                std::ptr::write_bytes(to, 0, left);
+                copy::<S>(self.from.wrapping_add(from), to.wrapping_add(left), inside);
+                std::ptr::write_bytes(to.wrapping_add(left + inside), 0, right);
             }
         }
     }
 }
 
-/// Appends to a row that is cut into pieces.
-struct Writer {
-    to: *mut f32,
-    at: usize,
-    piece: usize,
-    piece_stride: usize,
-}
-
-impl Writer {
-    /// Room for up to `n` floats, and for how many.
-    #[inline(always)]
-    fn room(&mut self, n: usize) -> (*mut f32, usize) {
-        if self.at == self.piece {
-            self.at = 0;
-            self.to = self.to.wrapping_add(self.piece_stride);
-        }
-        let n = n.min(self.piece - self.at);
-        let to = self.to.wrapping_add(self.at);
-        self.at += n;
-        (to, n)
-    }
-
-    #[inline(always)]
-    unsafe fn zeros<S: Simd>(&mut self, mut n: usize) {
-        while n > 0 {
-            let (to, part) = self.room(n);
-            // SAFETY: passed on to the caller.
-            unsafe { std::ptr::write_bytes(to, 0, part) };
-            n -= part;
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn copy<S: Simd>(&mut self, mut from: *const f32, mut n: usize) {
-        while n > 0 {
-            let (to, part) = self.room(n);
-            // SAFETY: passed on to the caller.
-            unsafe { copy::<S>(from, to, part) };
-            from = from.wrapping_add(part);
-            n -= part;
-        }
-    }
-}
-
-/// Inlined, since the runs are often as short as three floats.
 #[inline(always)]
 unsafe fn copy<S: Simd>(from: *const f32, to: *mut f32, n: usize) {
     let mut i = 0;
@@ -123,6 +60,31 @@ unsafe fn copy<S: Simd>(from: *const f32, to: *mut f32, n: usize) {
             let value: S::Wide = access.load(from.wrapping_add(i));
             access.store(value, to.wrapping_add(i));
         }
+    }
+}
+
+impl Strip {
+    /// Lays out all lines of a block at the start of `padded`, or finds that the map itself serves.
+    /// Gives where the block's strip begins.
+    ///
+    /// # Safety
+    /// `padded` has room for the block.
+    pub(super) unsafe fn lay_out(
+        &self,
+        isa: Isa,
+        map: &[f32],
+        block: &Block,
+        padded: &mut [f32],
+    ) -> *const f32 {
+        if self.in_place {
+            return map[self.source(block).start..].as_ptr();
+        }
+        let lines = 0..block.images.len() * self.lines(block.lines.len());
+        let job =
+            PadLines { from: map.as_ptr(), strip: self, block, lines, to: padded.as_mut_ptr() };
+        // SAFETY: passed on to the caller.
+        unsafe { isa.run(job) };
+        padded.as_ptr()
     }
 }
 
