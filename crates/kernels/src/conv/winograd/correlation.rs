@@ -1,7 +1,7 @@
 //! Forward and data gradient.
 
 use super::ahead;
-use super::filter::{FilterPanel, Filters};
+use super::filter::{FilterLayout, FilterPanel, Filters};
 use super::grid::{Block, Grid};
 use super::input::{InputTiles, Tiles};
 use super::layout::Layout;
@@ -11,7 +11,7 @@ use super::{ALL_POINTS, padded};
 use crate::Scratch;
 use crate::conv::epilogue::Finish;
 use crate::conv::parallel::{SharedMut, for_each_task, lane_len, part};
-use crate::conv::product::{CHUNK, Fetch, Panels, Product, multiply};
+use crate::conv::product::{Fetch, Panels, Product, multiply};
 use crate::conv::simd::{Isa, Job, LANES, Simd};
 
 /// The size that input and output maps share.
@@ -64,6 +64,7 @@ fn by_tiles(
     let grid = Grid::new(map.batch, map.height, map.width, target);
 
     let u_point = padded(depth * panels.columns());
+    let u_layout = FilterLayout::Dense { point: u_point, depth };
     let v_len = v_layout.len(grid.largest());
     let lane = lane_len(v_len + m_layout.len(grid.largest()));
     let (u, lanes) = scratch.split(ALL_POINTS * u_point, lane);
@@ -74,13 +75,14 @@ fn by_tiles(
     for_each_task(panels.count() * pieces, lanes, lane, |task, _| {
         let (first, units) = panels.get(task / pieces);
         let k = task % pieces * LANES;
+        let (at, layout) = u_layout.panel(first, units);
         let job = FilterPanel {
             filters,
             depths: k..k + LANES,
             first_column: first,
             units,
-            to: shared.at(first * depth + k * units * LANES),
-            point_stride: u_point,
+            to: shared.at(at + k * layout.row),
+            layout,
         };
         // SAFETY: `U` holds `u_point` floats a point, and this piece of it is this task's.
         unsafe { isa.run(job) };
@@ -117,8 +119,7 @@ fn by_tiles(
             v: v.as_ptr(),
             v_layout,
             u: u.as_ptr(),
-            u_point,
-            u_depth: depth,
+            u_layout,
             panels,
             m: m.as_mut_ptr(),
             m_layout,
@@ -160,13 +161,13 @@ fn by_panels(
     // Narrow panels, so that the products of all tiles stay in a core's cache, and so that there
     // are enough tasks for an even spread.
     let panels = isa.narrow_panels(filters.columns);
-    let widest = panels.iter().map(|(_, units)| units).max().unwrap_or(0) * LANES;
+    let widest = panels.widest();
     let pieces = filters.depth.div_ceil(DEPTH);
 
     let v_layout = Layout::by_point(tiles, DEPTH);
-    let u_point = padded(DEPTH * widest);
+    let u_len = DEPTH * Layout::by_tile(widest).row;
     let (v_len, m_len) = (v_layout.len(tiles), Layout::by_tile(widest).len(tiles));
-    let lane = lane_len(ALL_POINTS * u_point + m_len);
+    let lane = lane_len(u_len + m_len);
     let (v, lanes) = scratch.split(pieces * v_len, lane);
     let output = SharedMut::new(output);
 
@@ -192,7 +193,7 @@ fn by_panels(
         let v = &*v;
 
         for_each_task(panels.count(), lanes, lane, |task, lane| {
-            let (u, m) = lane.split_at_mut(ALL_POINTS * u_point);
+            let (u, m) = lane.split_at_mut(u_len);
             let (first, units) = panels.get(task);
             let width = units * LANES;
             let m_layout = Layout::by_tile(width);
@@ -205,8 +206,7 @@ fn by_panels(
                     v: v[piece * v_len..].as_ptr(),
                     v_layout,
                     u: u.as_ptr(),
-                    u_point,
-                    u_depth: DEPTH,
+                    u_layout: FilterLayout::ByDepth,
                     panels: Panels::new(width, units, 0),
                     m: m.as_mut_ptr(),
                     m_layout,
@@ -218,7 +218,7 @@ fn by_panels(
                     first_column: first,
                     units,
                     to: u.as_mut_ptr(),
-                    point_stride: u_point,
+                    layout: Layout::by_tile(width),
                 };
                 // SAFETY: `U` and `M` have room for the widest panel.
                 unsafe {
@@ -251,9 +251,7 @@ struct BlockProducts<'a> {
     v: *const f32,
     v_layout: Layout,
     u: *const f32,
-    u_point: usize,
-    /// Depth that each panel of `U` holds.
-    u_depth: usize,
+    u_layout: FilterLayout,
     panels: Panels,
     m: *mut f32,
     m_layout: Layout,
@@ -268,17 +266,17 @@ impl Job for BlockProducts<'_> {
             let (from, to) = (self.v_layout, self.m_layout);
             let v = self.v.wrapping_add(point * from.point + tiles.start * from.row);
             let m = self.m.wrapping_add(point * to.point + tiles.start * to.row);
-            let u = self.u.wrapping_add(point * self.u_point);
             for (first, units) in self.panels.iter() {
+                let (at, u_layout) = self.u_layout.panel(first, units);
                 let product = Product {
                     k: self.depth,
                     a: v,
                     row: from.row,
                     step: 1,
                     jump: from.chunk,
-                    b: u.wrapping_add(first * self.u_depth),
-                    b_step: units * LANES,
-                    b_jump: CHUNK,
+                    b: self.u.wrapping_add(at + point * u_layout.point),
+                    b_step: u_layout.row,
+                    b_jump: u_layout.chunk,
                     c: m.wrapping_add(to.channel(first)),
                     c_row: to.row,
                     c_jump: to.chunk,

@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
+use super::layout::{Distance, Far, Layout, Near};
 use super::points::{POINTS, filter};
+use crate::conv::product::CHUNK;
 use crate::conv::simd::{Access, First, Job, LANES, Simd, Vector, Whole};
 
 /// Where a product's filters come from.
@@ -28,8 +30,8 @@ unsafe impl Sync for Filters {}
 /// Transforms the filters of some depths (a multiple of [`LANES`] at the start, padded to one at the
 /// end) and one panel.
 ///
-/// `U[point][k][column]` goes to `to + point * point_stride + (k - depths.start) * width + column`,
-/// zeros where `k` or the column is padding.
+/// `U[point][k][column]` goes where the layout has channel `column` of tile `k - depths.start`; zeros
+/// where `k` or the column is padding.
 #[derive(Clone)]
 pub(super) struct FilterPanel {
     pub filters: Filters,
@@ -37,7 +39,32 @@ pub(super) struct FilterPanel {
     pub first_column: usize,
     pub units: usize,
     pub to: *mut f32,
-    pub point_stride: usize,
+    pub layout: Layout,
+}
+
+/// Where `U` keeps a panel.
+#[derive(Clone, Copy)]
+pub(super) enum FilterLayout {
+    /// `[point][panel][depth][column]`: the products read it in order, block after block.
+    Dense { point: usize, depth: usize },
+    /// One panel, as [`Layout::by_tile`] with depths for tiles: for filters that are used once. The
+    /// 36 points of a vector go to neighbouring lines; in 36 places they would be 36 misses, which
+    /// stores do not overlap as loads do.
+    ByDepth,
+}
+
+impl FilterLayout {
+    /// Where the panel starts, and its layout.
+    #[inline(always)]
+    pub(super) fn panel(self, first_column: usize, units: usize) -> (usize, Layout) {
+        let width = units * LANES;
+        match self {
+            Self::Dense { point, depth } => {
+                (first_column * depth, Layout { point, row: width, chunk: CHUNK })
+            }
+            Self::ByDepth => (0, Layout::by_tile(width)),
+        }
+    }
 }
 
 impl Job for FilterPanel {
@@ -45,10 +72,10 @@ impl Job for FilterPanel {
     unsafe fn run<S: Simd>(self) {
         // SAFETY: passed on from the caller.
         unsafe {
-            if self.filters.transposed {
-                self.transposed::<S>();
+            if self.layout.point == CHUNK {
+                self.points::<S, _>(Near);
             } else {
-                self.straight::<S>();
+                self.points::<S, _>(Far(self.layout.point));
             }
         }
     }
@@ -56,12 +83,25 @@ impl Job for FilterPanel {
 
 impl FilterPanel {
     #[inline(always)]
-    unsafe fn straight<S: Simd>(&self) {
+    unsafe fn points<S: Simd, D: Distance>(&self, distance: D) {
+        // SAFETY: passed on from the caller.
+        unsafe {
+            if self.filters.transposed {
+                self.transposed::<S, D>(distance);
+            } else {
+                self.straight::<S, D>(distance);
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn straight<S: Simd, D: Distance>(&self, distance: D) {
         let f = self.filters;
         let width = self.units * LANES;
+        let layout = self.layout;
         let tap = f.full_in * f.full_out;
         for k in self.depths.clone() {
-            let to = self.to.wrapping_add((k - self.depths.start) * width);
+            let to = self.to.wrapping_add((k - self.depths.start) * layout.row);
             let left = if k < f.depth { width.min(f.columns - self.first_column) } else { 0 };
             let from = f.weight.wrapping_add(k * f.full_out + self.first_column);
             let mut c = 0;
@@ -70,13 +110,13 @@ impl FilterPanel {
             unsafe {
                 while c + S::Wide::LANES <= left {
                     let taps = load_taps::<S::Wide>(from.wrapping_add(c), tap, Whole);
-                    filter_points(taps, to.wrapping_add(c), self.point_stride);
+                    filter_points(taps, to.wrapping_add(layout.channel(c)), distance);
                     c += S::Wide::LANES;
                 }
                 while c < width {
                     let n = LANES.min(left.saturating_sub(c));
                     let taps = load_taps::<S::Narrow>(from.wrapping_add(c), tap, First(n));
-                    filter_points(taps, to.wrapping_add(c), self.point_stride);
+                    filter_points(taps, to.wrapping_add(layout.channel(c)), distance);
                     c += LANES;
                 }
             }
@@ -86,9 +126,10 @@ impl FilterPanel {
     /// In blocks of 8 output channels (contiguous in memory, the depth here) by 8 input channels
     /// (the columns here), which are transposed in registers.
     #[inline(always)]
-    unsafe fn transposed<S: Simd>(&self) {
+    unsafe fn transposed<S: Simd, D: Distance>(&self, distance: D) {
         let f = self.filters;
         let width = self.units * LANES;
+        let layout = self.layout;
         let tap = f.full_in * f.full_out;
         for k in self.depths.clone().step_by(LANES) {
             let n = LANES.min(f.depth.saturating_sub(k));
@@ -120,8 +161,9 @@ impl FilterPanel {
                         for (tap, block) in taps.iter_mut().zip(&block) {
                             *tap = block[i];
                         }
-                        let to = self.to.wrapping_add((k - self.depths.start + i) * width + c);
-                        filter_points(taps, to, self.point_stride);
+                        let row = (k - self.depths.start + i) * layout.row;
+                        let to = self.to.wrapping_add(row + layout.channel(c));
+                        filter_points(taps, to, distance);
                     }
                 }
             }
@@ -143,7 +185,7 @@ unsafe fn load_taps<V: Vector>(from: *const f32, tap: usize, access: impl Access
 }
 
 #[inline(always)]
-unsafe fn filter_points<V: Vector>(taps: [V; 9], to: *mut f32, point_stride: usize) {
+unsafe fn filter_points<V: Vector, D: Distance>(taps: [V; 9], to: *mut f32, distance: D) {
     let columns = [
         filter([taps[0], taps[3], taps[6]]),
         filter([taps[1], taps[4], taps[7]]),
@@ -153,7 +195,7 @@ unsafe fn filter_points<V: Vector>(taps: [V; 9], to: *mut f32, point_stride: usi
         let points = filter([columns[0][i], columns[1][i], columns[2][i]]);
         for (j, point) in points.into_iter().enumerate() {
             // SAFETY: passed on to the caller.
-            unsafe { point.store(to.wrapping_add((i * POINTS + j) * point_stride)) };
+            unsafe { point.store(to.wrapping_add(distance.point(i * POINTS + j))) };
         }
     }
 }
