@@ -31,6 +31,7 @@
 #![deny(missing_docs)]
 
 mod error;
+mod product;
 mod scratch;
 mod tile;
 

@@ -1,7 +1,7 @@
 //! The dense layer of the classifier and of the contrastive head, over the leading input columns of
-//! a shared weight; and the safe matrix product that it and InfoNCE are made of. The product packs
-//! its operands in a buffer of its own, a few hundred KiB at most: the one allocation left here.
+//! a shared weight.
 
+use crate::product::{Matrix, product};
 use crate::tile::{FLUSH, TILE, Tiling, flush, vectorised};
 use rayon::prelude::*;
 
@@ -124,90 +124,5 @@ fn add_column_sums(channels: usize, x: &[f32], sums: &mut [f32]) {
         for (j, s) in sums[own].iter_mut().enumerate() {
             *s += totals[j..block.len()].iter().step_by(channels).sum::<f64>() as f32;
         }
-    }
-}
-
-/// A view of `rows x columns` numbers in a slice.
-#[derive(Clone, Copy)]
-pub(crate) struct Matrix<'a> {
-    data: &'a [f32],
-    rows: usize,
-    columns: usize,
-    row_stride: usize,
-    column_stride: usize,
-}
-
-impl<'a> Matrix<'a> {
-    /// A row-major matrix whose rows start `stride` apart.
-    ///
-    /// # Panics
-    /// When it does not fit in `data`, or its rows overlap.
-    pub(crate) fn new(data: &'a [f32], rows: usize, columns: usize, stride: usize) -> Self {
-        assert!(columns <= stride, "rows of {columns} floats overlap at a stride of {stride}");
-        let end = if rows == 0 { 0 } else { (rows - 1) * stride + columns };
-        assert!(end <= data.len(), "a matrix of {end} floats in a slice of {}", data.len());
-        Self { data, rows, columns, row_stride: stride, column_stride: 1 }
-    }
-
-    /// The same numbers with rows and columns exchanged.
-    pub(crate) fn transposed(self) -> Self {
-        Self {
-            data: self.data,
-            rows: self.columns,
-            columns: self.rows,
-            row_stride: self.column_stride,
-            column_stride: self.row_stride,
-        }
-    }
-}
-
-/// `out = factor * a b`, or `out += factor * a b` to `accumulate`, on the calling thread. `out` is
-/// row-major with rows `stride` apart.
-///
-/// # Panics
-/// When the matrices do not fit together, or `out` is too short.
-pub(crate) fn product(
-    factor: f32,
-    a: Matrix<'_>,
-    b: Matrix<'_>,
-    accumulate: bool,
-    out: &mut [f32],
-    stride: usize,
-) {
-    let (m, n, k) = (a.rows, b.columns, a.columns);
-    assert_eq!(k, b.rows, "inner dimensions");
-    assert!(n <= stride, "rows of {n} floats overlap at a stride of {stride}");
-    if m == 0 || n == 0 {
-        return;
-    }
-    assert!((m - 1) * stride + n <= out.len(), "the product is longer than its destination");
-    // SAFETY: `gemm` reads `a` at `i * row_stride + j * column_stride` for i < m, j < k, and `b`
-    // likewise; `Matrix::new` checked that the largest such offset lies in `data` (transposing keeps
-    // the set of offsets), and `data` outlives the call. It reads and writes `out` at
-    // `i * stride + j`, i < m, j < n, the largest checked just above; these are distinct as
-    // `n <= stride`, and exclusive as `out` is a mutable borrow. A stride fits in isize, as the
-    // slices hold at most isize::MAX bytes wherever more than one row makes the stride count.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            out.as_mut_ptr(),
-            1,
-            stride as isize,
-            accumulate,
-            a.data.as_ptr(),
-            a.column_stride as isize,
-            a.row_stride as isize,
-            b.data.as_ptr(),
-            b.column_stride as isize,
-            b.row_stride as isize,
-            1.0f32,
-            factor,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
     }
 }

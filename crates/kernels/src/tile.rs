@@ -123,7 +123,13 @@ pub(crate) fn doubles(scratch: &mut Scratch, len: usize) -> &mut [f64] {
 /// `body` must be an `#[inline(always)]` closure: only code inlined here is compiled for it.
 #[inline(always)]
 pub(crate) fn vectorised<R>(body: impl FnOnce() -> R) -> R {
-    pulp::Arch::new().dispatch(body)
+    instruction_set().dispatch(body)
+}
+
+/// The best instruction set that this machine has. Miri, which knows no intrinsics, gets plain code.
+#[inline(always)]
+pub(crate) fn instruction_set() -> pulp::Arch {
+    if cfg!(miri) { pulp::Arch::Scalar } else { pulp::Arch::new() }
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
-//! Once its scratch memory has grown, no kernel allocates in proportion to its data. (The dense layer
-//! and InfoNCE are left out: the matrix product that they call packs its operands in a buffer of its
-//! own.)
+//! Once its scratch memory has grown, no kernel allocates in proportion to its data. (Convolutions, and
+//! whole training steps down to the last byte: `tests/allocation.rs` at the top of the repository.)
 
 use slimtau_kernels::Scratch;
-use slimtau_kernels::loss::{Target, cross_entropy, softmax};
+use slimtau_kernels::linear::{LinearShape, linear_backward, linear_forward};
+use slimtau_kernels::loss::{Target, cross_entropy, info_nce, softmax};
 use slimtau_kernels::norm::{Norm, batch_statistics, norm_backward, norm_forward};
 use slimtau_kernels::pool::{
     PoolShape, average_pool_backward, average_pool_forward, max_pool_backward, max_pool_forward,
@@ -52,6 +52,11 @@ fn the_steady_state_allocates_nothing_large() {
     let (mut features, grad_features) = (vec![0.0; batch * channels], vec![0.1; batch * channels]);
     let logits = vec![0.3; batch * classes];
     let (mut probabilities, mut grad_logits) = (logits.clone(), logits.clone());
+    let linear = LinearShape { rows: batch, inputs: channels, outputs: classes, full_inputs: 32 };
+    let (weight, bias) = (vec![0.1; classes * 32], vec![0.2; classes]);
+    let (mut grad_weight, mut grad_bias) = (weight.clone(), bias.clone());
+    let (mut scores, mut grad_input) = (logits.clone(), features.clone());
+    let (queue, mut grad_queries) = (vec![0.1; 3000 * channels], features.clone());
     let mut scratch = Scratch::new();
 
     let mut step = || {
@@ -64,6 +69,18 @@ fn the_steady_state_allocates_nothing_large() {
         softmax(classes, 2.0, &logits, &mut probabilities);
         let target = Target::Soft(&probabilities);
         cross_entropy(classes, &logits, target, 1.0, &mut grad_logits);
+        linear_forward(&linear, &features, &weight, &bias, &mut scores);
+        linear_backward(
+            &linear,
+            &features,
+            &weight,
+            &grad_logits,
+            Some(&mut grad_input),
+            &mut grad_weight,
+            &mut grad_bias,
+        );
+        let (q, k) = (&features, &grad_features);
+        info_nce(channels, 0.1, q, k, &queue, &mut grad_queries, &mut scratch);
         average_pool_backward(batch, pixels, channels, &grad_features, &mut grad);
         max_pool_backward(&shape, &argmax, &pooled, &mut grad);
         norm_backward(

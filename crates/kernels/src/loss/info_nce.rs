@@ -3,7 +3,7 @@
 
 use super::exponential::{exp, max_of, sum_of};
 use crate::Scratch;
-use crate::linear::{Matrix, product};
+use crate::product::{Matrix, product};
 use crate::tile::vectorised;
 use rayon::prelude::*;
 

@@ -170,21 +170,24 @@ enum Kind {
 }
 
 impl Isa {
-    /// Those that this machine has, the best one last.
+    /// Those that this machine has, the best one last. Under Miri, which knows few intrinsics, that
+    /// is plain code alone.
     pub fn available() -> impl DoubleEndedIterator<Item = Isa> {
+        let intrinsics = !cfg!(miri);
         [
             Some(Kind::Scalar),
             #[cfg(target_arch = "x86_64")]
-            (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"))
+            (intrinsics && is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"))
                 .then_some(Kind::Avx2),
             #[cfg(target_arch = "x86_64")]
-            (is_x86_feature_detected!("avx512f")
+            (intrinsics
+                && is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512vl")
                 && is_x86_feature_detected!("avx2")
                 && is_x86_feature_detected!("fma"))
             .then_some(Kind::Avx512),
             #[cfg(target_arch = "aarch64")]
-            std::arch::is_aarch64_feature_detected!("neon").then_some(Kind::Neon),
+            (intrinsics && std::arch::is_aarch64_feature_detected!("neon")).then_some(Kind::Neon),
         ]
         .into_iter()
         .flatten()

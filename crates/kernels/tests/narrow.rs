@@ -1,0 +1,190 @@
+//! Convolutions of narrow spaces, such as architecture benchmarks have: 4 to 32 channels in steps of 2,
+//! images of 1 and 3 channels, odd maps down to a single pixel, one image. Every function on every
+//! instruction set, with NaN wherever nothing may be read (the shared weight outside of the active
+//! block) and wherever everything has to be written.
+//!
+//! Tolerance: 4e-5 of the results' root mean square (at least 1) for each element; Winograd's own error is a
+//! tenth of that.
+
+use proptest::prelude::*;
+use slimtau_kernels::Scratch;
+use slimtau_kernels::conv::{
+    ConvShape, Epilogue, Isa, conv_backward_input_on, conv_backward_weight_on, conv_forward_on,
+    reference,
+};
+
+const TOLERANCE: f64 = 4e-5;
+
+/// Kernels and strides that networks use.
+const KERNELS: [[usize; 2]; 6] = [[1, 1], [1, 2], [3, 1], [3, 2], [5, 1], [7, 2]];
+
+fn noise(seed: u64, len: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        ((state >> 40) as f32 / (1u64 << 24) as f32 - 0.5) * 3.46
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+/// Whether element `at` of a weight is in the active block.
+fn active(shape: &ConvShape, at: usize) -> bool {
+    let (o, i) = (at % shape.full_out, at / shape.full_out % shape.full_in);
+    o < shape.out_channels && i < shape.in_channels
+}
+
+fn poisoned(len: usize) -> Vec<f32> {
+    vec![f32::NAN; len]
+}
+
+struct Case {
+    shape: ConvShape,
+    x: Vec<f32>,
+    w: Vec<f32>,
+    dy: Vec<f32>,
+}
+
+impl Case {
+    fn new(shape: ConvShape, seed: u64) -> Self {
+        let mut w = noise(seed + 1, shape.weight_len());
+        for (at, w) in w.iter_mut().enumerate().filter(|(at, _)| !active(&shape, *at)) {
+            *w = f32::from_bits(0x7FC0_0000 | at as u32 & 0xFFFF);
+        }
+        let (x, dy) = (noise(seed, shape.input_len()), noise(seed + 2, shape.output_len()));
+        Self { shape, x, w, dy }
+    }
+
+    #[track_caller]
+    fn compare(&self, what: &str, isa: Isa, got: &[f32], want: &[f64]) {
+        let mean = want.iter().map(|w| w * w).sum::<f64>() / want.len().max(1) as f64;
+        let tolerance = TOLERANCE * mean.sqrt().max(1.0);
+        for (at, (got, want)) in got.iter().zip(want).enumerate() {
+            let error = (f64::from(*got) - want).abs();
+            assert!(
+                error <= tolerance,
+                "{what}, {}, {:?}: element {at} is {got}, should be {want}",
+                isa.name(),
+                self.shape
+            );
+        }
+    }
+
+    fn check(&self) {
+        let Self { shape, x, w, dy } = self;
+        let values = |len: usize, at: &dyn Fn(usize) -> f64| (0..len).map(at).collect::<Vec<_>>();
+        let y = values(shape.output_len(), &|at| reference::output_at(shape, x, w, at));
+        let dx = values(shape.input_len(), &|at| reference::input_gradient_at(shape, dy, w, at));
+        let dw = values(shape.weight_len(), &|at| reference::weight_gradient_at(shape, x, dy, at));
+        let scratch = &mut Scratch::new();
+        for isa in Isa::available() {
+            let len = scratch.bytes() / 4;
+            scratch.floats(len).fill(f32::NAN);
+            let mut got = poisoned(y.len());
+            conv_forward_on(isa, shape, x, w, &mut got, Epilogue::None, scratch);
+            self.compare("forward", isa, &got, &y);
+            self.check_epilogue(isa, &y, scratch);
+
+            let mut got = poisoned(dx.len());
+            conv_backward_input_on(isa, shape, dy, w, &mut got, false, scratch);
+            self.compare("input gradient", isa, &got, &dx);
+            let before = noise(9, dx.len());
+            let mut got = before.clone();
+            conv_backward_input_on(isa, shape, dy, w, &mut got, true, scratch);
+            let sums: Vec<_> = dx.iter().zip(&before).map(|(d, b)| d + f64::from(*b)).collect();
+            self.compare("added input gradient", isa, &got, &sums);
+
+            // Added to what is there: zero inside of the block, the weight's NaN outside.
+            let mut got: Vec<f32> =
+                (0..w.len()).map(|at| if active(shape, at) { 0.0 } else { w[at] }).collect();
+            conv_backward_weight_on(isa, shape, x, dy, &mut got, scratch);
+            for (at, got) in got.iter_mut().enumerate().filter(|(at, _)| !active(shape, *at)) {
+                assert_eq!(
+                    got.to_bits(),
+                    w[at].to_bits(),
+                    "outside of the block, at {at}: {shape:?}"
+                );
+                *got = 0.0;
+            }
+            self.compare("weight gradient", isa, &got, &dw);
+        }
+    }
+
+    fn check_epilogue(&self, isa: Isa, y: &[f64], scratch: &mut Scratch) {
+        let Self { shape, x, w, .. } = self;
+        let channels = shape.out_channels;
+        let (scale, shift) = (noise(5, channels), noise(6, channels));
+        let residual = noise(7, y.len());
+        let want: Vec<f64> = (0..y.len())
+            .map(|at| {
+                let (scale, shift) =
+                    (f64::from(scale[at % channels]), f64::from(shift[at % channels]));
+                (y[at] * scale + shift + f64::from(residual[at])).max(0.0)
+            })
+            .collect();
+        let (scale, shift, residual) = (&scale[..], &shift[..], Some(&residual[..]));
+        let epilogue = Epilogue::Affine { scale, shift, residual, relu: true };
+        let mut got = poisoned(y.len());
+        conv_forward_on(isa, shape, x, w, &mut got, epilogue, scratch);
+        // Errors of the convolution are scaled, and the ReLU halves the results' mean square.
+        let got: Vec<f32> = got.iter().map(|v| v / 4.0).collect();
+        let want: Vec<f64> = want.iter().map(|v| v / 4.0).collect();
+        self.compare("epilogue", isa, &got, &want);
+    }
+}
+
+fn shape(
+    [batch, height, width]: [usize; 3],
+    [in_channels, out_channels]: [usize; 2],
+    [kernel, stride]: [usize; 2],
+) -> ConvShape {
+    let (full_in, full_out) = (32.max(in_channels), 32.max(out_channels));
+    // The stem reads all channels of an image.
+    let full_in = if in_channels <= 3 { in_channels } else { full_in };
+    ConvShape { batch, height, width, in_channels, out_channels, full_in, full_out, kernel, stride }
+}
+
+/// Every width of such a space on either side of a convolution, and both kinds of image.
+#[test]
+fn every_width() {
+    let step = if cfg!(miri) { 14 } else { 2 };
+    let widths: Vec<usize> = (4..=32).step_by(step).collect();
+    let kernels = if cfg!(miri) { &KERNELS[2..4] } else { &KERNELS[..] };
+    for (i, &out) in widths.iter().enumerate() {
+        for image in [1, 3, widths[(5 * i + 2) % widths.len()], out] {
+            for &kernel in kernels {
+                Case::new(shape([1, 5, 7], [image, out], kernel), 1).check();
+            }
+        }
+    }
+}
+
+/// Odd maps, single rows, columns and pixels.
+#[test]
+fn every_small_map() {
+    let sides = if cfg!(miri) { &[1, 3][..] } else { &[1, 2, 3, 5, 7, 9, 13, 17][..] };
+    for &height in sides {
+        for &width in sides {
+            for kernel in KERNELS {
+                Case::new(shape([1, height, width], [3, 10], kernel), 2).check();
+                Case::new(shape([1, height, width], [14, 22], kernel), 3).check();
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 96 }))]
+
+    #[test]
+    fn any_narrow_layer(
+        map in [1..4usize, 1..20, 1..20],
+        input in prop_oneof![Just(1), Just(3), (2..17usize).prop_map(|n| 2 * n)],
+        output in (2..17usize).prop_map(|n| 2 * n),
+        kernel in prop::sample::select(&KERNELS[..]),
+        seed in 0u64..1 << 32,
+    ) {
+        Case::new(shape(map, [input, output], kernel), seed).check();
+    }
+}
