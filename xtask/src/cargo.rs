@@ -46,10 +46,13 @@ pub fn run(mut command: Command) -> Result<()> {
     if status.success() { Ok(()) } else { Err(Failed { code: status.code(), program }.into()) }
 }
 
+/// Where cargo builds.
+pub fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), Into::into)
+}
+
 /// Builds the `slimtau` program in release mode and returns its path.
 pub fn build_slimtau() -> Result<PathBuf> {
     run(cargo(&["build", "--release", "--package", "slimtau-driver"]))?;
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), Into::into);
-    Ok(target.join("release").join(format!("slimtau{}", std::env::consts::EXE_SUFFIX)))
+    Ok(target().join("release").join(format!("slimtau{}", std::env::consts::EXE_SUFFIX)))
 }

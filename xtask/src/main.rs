@@ -4,6 +4,7 @@ mod bench;
 mod cargo;
 mod golden;
 mod reproduce;
+mod sanitize;
 mod test;
 mod tidy;
 
@@ -25,6 +26,8 @@ enum Task {
     Test(test::Args),
     /// Run the kernel benches and print their table
     Bench(bench::Args),
+    /// Run the kernels' tests under Miri and AddressSanitizer, as far as they are installed
+    Sanitize(sanitize::Args),
     /// Make the goldens anew with PyTorch and scipy (needs a Python that has them)
     Golden(golden::Args),
     /// Check the rules that the compiler does not know: file heads, sizes, READMEs
@@ -36,6 +39,7 @@ fn main() {
         Task::Reproduce(args) => reproduce::run(&args),
         Task::Test(args) => test::run(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::Sanitize(args) => sanitize::run(&args),
         Task::Golden(args) => golden::run_all(&args),
         Task::Tidy => tidy::run(),
     };
