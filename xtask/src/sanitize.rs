@@ -24,9 +24,7 @@ enum Tool {
 /// Runs every tool that is there; one that is not is named, and is an error if it was asked for.
 pub fn run(args: &Args) -> Result<()> {
     let mut ran = 0;
-    let tools: [(Tool, &str, fn() -> Result<()>); 2] =
-        [(Tool::Miri, "miri", miri), (Tool::Address, "", address)];
-    for (tool, component, task) in tools {
+    for (tool, component) in [(Tool::Miri, "miri"), (Tool::Address, "")] {
         if args.only.is_some_and(|only| only != tool) {
             continue;
         }
@@ -37,7 +35,10 @@ pub fn run(args: &Args) -> Result<()> {
             eprintln!("left out: {missing}");
             continue;
         }
-        task()?;
+        match tool {
+            Tool::Miri => miri()?,
+            Tool::Address => address()?,
+        }
         ran += 1;
     }
     if ran == 0 {
