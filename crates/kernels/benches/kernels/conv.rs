@@ -111,10 +111,14 @@ impl Operands {
         let forward = |x: &Tensor, w: &Tensor| x.conv2d(w, kernel / 2, stride, 1, 1);
         let (plain_x, plain_w) = (x.as_tensor().detach(), w.as_tensor().detach());
         let name = layer.name();
+        let mut verified = false;
         measure(criterion, "conv forward", CANDLE, &name, self.work(), |b| {
-            let y = forward(&plain_x, &plain_w).and_then(|y| candle::values(&y));
-            let y = y.expect("candle's convolution");
-            verify("candle's convolution", &y, 5000, |at| f64::from(ours[at]));
+            // Called for every sample, or for none where a filter leaves it out.
+            if !std::mem::replace(&mut verified, true) {
+                let y = forward(&plain_x, &plain_w).and_then(|y| candle::values(&y));
+                let y = y.expect("candle's convolution");
+                verify("candle's convolution", &y, 5000, |at| f64::from(ours[at]));
+            }
             b.iter(|| forward(&plain_x, &plain_w).expect("candle's convolution"));
         });
         measure(criterion, "conv both gradients", CANDLE, &name, self.twice(), |b| {

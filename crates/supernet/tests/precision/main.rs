@@ -79,6 +79,9 @@ fn wide<R: Real>(values: &[R]) -> Vec<f64> {
     values.iter().map(|v| v.wide()).collect()
 }
 
+/// A block's projection, if it has one, and its two convolutions.
+type BlockTape<R> = (Option<Tape<R>>, [Tape<R>; 2]);
+
 /// A training pass of the plain network.
 struct Plain<'a, R> {
     shared: &'a Shared<'a>,
@@ -130,7 +133,7 @@ impl<R: Real> Plain<'_, R> {
         const STEM: [&str; 2] = ["blocks.0.conv", "blocks.0.bn"];
         let images: Vec<R> = images.iter().map(|v| R::of(f64::from(*v))).collect();
         let stem = self.forward(&network.stem, STEM, &images, None, true);
-        let mut tapes: Vec<(Option<Tape<R>>, [Tape<R>; 2])> = Vec::new();
+        let mut tapes: Vec<BlockTape<R>> = Vec::new();
         for block in &network.blocks {
             let name = self.shared.block(block);
             let [first, second] = &block.convs[..] else { panic!("a basic block") };
