@@ -129,8 +129,26 @@ pub fn update_running(
     assert_eq!(running_mean.len(), channels, "length of running_mean");
     assert_eq!(running_var.len(), channels, "length of running_var");
     let unbiased = (rows as f64 / rows.saturating_sub(1).max(1) as f64) as f32;
+    // Not `running += momentum * (batch - running)`: at a momentum of 1 nothing may be left of the
+    // old value, and that form leaves its rounding error.
+    let kept = 1.0 - momentum;
     for c in 0..channels {
-        running_mean[c] += momentum * (mean[c] - running_mean[c]);
-        running_var[c] += momentum * (var[c] * unbiased - running_var[c]);
+        running_mean[c] = kept * running_mean[c] + momentum * mean[c];
+        running_var[c] = kept * running_var[c] + momentum * (var[c] * unbiased);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_momentum_of_one_leaves_nothing_of_the_old_statistics() {
+        let (mean, var) = ([-0.00484033_f32, 1e-6], [0.0115_f32, 3e-7]);
+        for old in [0.0, 7.0, -1e6] {
+            let (mut running_mean, mut running_var) = ([old; 2], [old; 2]);
+            update_running(1.0, 1, &mean, &var, &mut running_mean, &mut running_var);
+            assert_eq!((running_mean, running_var), (mean, var), "from {old}");
+        }
     }
 }
