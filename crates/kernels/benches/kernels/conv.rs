@@ -2,7 +2,8 @@
 //! candle's autograd computes.
 
 use crate::channels_first as candle;
-use crate::measure::{CANDLE, OURS, REFERENCE, Work, measure, noise, verify};
+use crate::measure::{CANDLE, OURS, REFERENCE, Work, measure, verify};
+use crate::noise::noise;
 use crate::shapes::{LAYERS, Layer};
 use candle_core::{Tensor, Var};
 use criterion::Criterion;

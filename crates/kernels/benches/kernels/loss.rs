@@ -2,7 +2,8 @@
 //! give a loss and its gradient in one call; candle's are the forward pass and autograd's backward.
 
 use crate::channels_first as candle;
-use crate::measure::{CANDLE, OURS, REFERENCE, Work, measure, noise, verify, wide};
+use crate::measure::{CANDLE, OURS, REFERENCE, Work, measure, verify, wide};
+use crate::noise::noise;
 use crate::reference;
 use crate::shapes::{CONTRASTS, DENSE, LOGITS, dense_name};
 use candle_core::{Device, Result, Tensor, Var};

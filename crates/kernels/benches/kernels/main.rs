@@ -9,6 +9,8 @@ mod conv;
 mod loss;
 mod machine;
 mod measure;
+#[path = "../../tests/noise/mod.rs"]
+mod noise;
 mod norm;
 mod pool;
 #[allow(dead_code, reason = "the tests use all of it, the benches a part")]

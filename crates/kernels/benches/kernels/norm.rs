@@ -1,7 +1,8 @@
 //! Batch norm with its ReLU: statistics, forward with given statistics, both, and backward.
 
 use crate::channels_first as candle;
-use crate::measure::{CANDLE, OURS, REFERENCE, Work, measure, noise, verify, wide};
+use crate::measure::{CANDLE, OURS, REFERENCE, Work, measure, verify, wide};
+use crate::noise::noise;
 use crate::reference;
 use crate::shapes::{Map, NORMS};
 use candle_core::{Device, Result, Tensor, Var};

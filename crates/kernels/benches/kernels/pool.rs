@@ -2,7 +2,8 @@
 //! has the border already, not counted) and, at a stride other than its size, no gradient.
 
 use crate::channels_first as candle;
-use crate::measure::{CANDLE, OURS, REFERENCE, Work, measure, noise, verify, wide};
+use crate::measure::{CANDLE, OURS, REFERENCE, Work, measure, verify, wide};
+use crate::noise::noise;
 use crate::reference;
 use crate::shapes::{AVERAGE_POOLS, MAX_POOLS, Map};
 use candle_core::{Result, Var};

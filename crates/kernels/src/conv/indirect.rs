@@ -5,7 +5,7 @@
 //! and the offsets lead to what their taps read, or the other way round in a weight gradient. The
 //! offset costs one load for all rows of a register tile.
 
-use super::product::{CHUNK, Fetch};
+use super::product::{CHUNK, Fetch, put};
 use super::simd::{LANES, Simd, Vector};
 
 /// Most rows of a register tile: as many pointers as x86-64 has registers for.
@@ -95,14 +95,10 @@ pub(super) unsafe fn tile<S: Simd, const ROWS: usize, const WIDE: usize, const N
         for i in 0..ROWS {
             let c = rows.to[i];
             for j in 0..WIDE {
-                let to = c.wrapping_add(j * S::Wide::LANES);
-                let sum = w[i][j];
-                if accumulate { sum.add(S::Wide::load(to)) } else { sum }.store(to);
+                put(w[i][j], c.wrapping_add(j * S::Wide::LANES), accumulate);
             }
             for j in 0..NARROW {
-                let to = c.wrapping_add(WIDE * S::Wide::LANES + j * LANES);
-                let sum = n[i][j];
-                if accumulate { sum.add(S::Narrow::load(to)) } else { sum }.store(to);
+                put(n[i][j], c.wrapping_add(WIDE * S::Wide::LANES + j * LANES), accumulate);
             }
         }
     }

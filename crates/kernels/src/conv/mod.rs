@@ -6,9 +6,9 @@
 //!
 //! 3 x 3 convolutions of stride 1 go through Winograd's F(4 x 4, 3 x 3) (`winograd`), unless they
 //! have fewer than 8 input channels; these and all others go through matrix products that read
-//! pixels where they are (`direct`). The micro-kernels (`product`, `indirect`) are written once for every instruction set
-//! (`simd`). Relative to the definition in f64, the
-//! root-mean-square error is about 1e-6 to 4e-6 for the former and 1e-7 to 1e-6 for the latter.
+//! pixels where they are (`direct`). The micro-kernels (`product`, `indirect`) are written once for
+//! every instruction set (`simd`). Relative to the definition in f64, the root-mean-square error is
+//! about 1e-6 to 4e-6 for the former and 1e-7 to 1e-6 for the latter.
 //!
 //! The functions run on the ambient rayon pool, allocate nothing once the [`Scratch`] has grown, and
 //! give the same bits on any number of threads.
@@ -117,7 +117,7 @@ pub fn conv_backward_input_on(
     }
     let finish = if accumulate { Finish::Add } else { Finish::Store };
     // Nobody differentiates a stem's input: not worth another way.
-    if is_winograds(shape) {
+    if fits_winograd(shape) {
         let filters = filters(shape, weight, true);
         winograd::correlate(isa, map(shape), grad_output, filters, grad_input, finish, scratch);
     } else {
@@ -173,12 +173,12 @@ fn span(operation: &'static str, shape: &ConvShape) -> tracing::span::EnteredSpa
 /// Channels below which transforming the input's tiles costs more than the products that it saves.
 const LEAST_CHANNELS: usize = 8;
 
-fn is_winograds(shape: &ConvShape) -> bool {
+fn fits_winograd(shape: &ConvShape) -> bool {
     shape.kernel == 3 && shape.stride == 1
 }
 
 fn by_winograd(shape: &ConvShape) -> bool {
-    is_winograds(shape) && shape.in_channels >= LEAST_CHANNELS
+    fits_winograd(shape) && shape.in_channels >= LEAST_CHANNELS
 }
 
 fn map(shape: &ConvShape) -> winograd::Map {

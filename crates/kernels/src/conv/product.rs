@@ -128,6 +128,16 @@ impl Fetch {
     }
 }
 
+/// A vector of sums on its way to `C`.
+///
+/// # Safety
+/// `V::LANES` floats can be read and written at `to`.
+#[inline(always)]
+pub(super) unsafe fn put<V: Vector>(sum: V, to: *mut f32, accumulate: bool) {
+    // SAFETY: passed on to the caller; the sum proves the instruction set.
+    unsafe { if accumulate { sum.add(V::load(to)) } else { sum }.store(to) };
+}
+
 /// `blocks` tiles of the same number of rows, one below the other.
 pub(super) type Kernel = unsafe fn(blocks: usize, product: &Product);
 
@@ -241,14 +251,10 @@ pub(super) unsafe fn tile<S: Simd, const ROWS: usize, const WIDE: usize, const N
             for i in 0..ROWS {
                 let c = c.add(i * c_row);
                 for j in 0..WIDE {
-                    let to = c.add(wide_at(j, c_jump));
-                    let sum = w[i][j];
-                    if accumulate { sum.add(S::Wide::load(to)) } else { sum }.store(to);
+                    put(w[i][j], c.add(wide_at(j, c_jump)), accumulate);
                 }
                 for j in 0..NARROW {
-                    let to = c.add(narrow_at(j, c_jump));
-                    let sum = n[i][j];
-                    if accumulate { sum.add(S::Narrow::load(to)) } else { sum }.store(to);
+                    put(n[i][j], c.add(narrow_at(j, c_jump)), accumulate);
                 }
             }
         }

@@ -339,9 +339,9 @@ fn check(what: &str, arch: impl Fn(&SearchSpace) -> Arch, shift: f32, bounds: &B
     assert!(worst < bounds.worst, "{what}: worst gradient {worst:.1e}");
 }
 
-/// As initialised. The gradients' error is that of a few activations within rounding of zero, which one
-/// arithmetic lets through and the other does not: plain f32 has it too. Which they are differs with
-/// the instruction set, and whether there are any.
+/// As initialised. The gradients' error is presumably that of a few activations within rounding of zero,
+/// which one arithmetic lets through and the other does not; plain f32 has it too. Which they are would
+/// differ with the instruction set, and whether there are any; so these bounds catch gross errors only.
 const INITIALISED: Bounds = Bounds { logits: 1e-4, gradients: 0.1, median: 0.1, worst: 0.15 };
 /// Away from zero: rounding alone. The worst are gradients of biases that all but cancel.
 const SHIFTED: Bounds = Bounds { logits: 2e-6, gradients: 1e-6, median: 1e-4, worst: 5e-3 };

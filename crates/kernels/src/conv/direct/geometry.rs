@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use crate::conv::ConvShape;
+use crate::conv::parallel::part;
 
 /// In one dimension, the taps that a row reads: for `i < count` the weight's tap `first_tap + i *
 /// tap_step` at source position `step * row + offset + i`.
@@ -210,6 +211,15 @@ impl Strip {
         line * self.line() + self.left.wrapping_add_signed(x) * self.map.channels
     }
 
+    /// How far apart the block's rows of a class begin to read.
+    pub(super) fn steps(&self, block: &Block, class: &Class) -> Steps {
+        Steps {
+            image: self.image(block),
+            line: class.vertical.step * self.line(),
+            position: class.horizontal.step * self.map.channels,
+        }
+    }
+
     /// Where the taps of a row read, counted from its first one.
     pub(super) fn tap_offsets(&self, class: &Class, to: &mut [u32]) {
         // A kernel's lines are a small part of the 2^32 floats that an offset can span.
@@ -217,6 +227,24 @@ impl Strip {
         for (i, to) in to.iter_mut().enumerate() {
             *to = (i / run * self.line() + i % run) as u32;
         }
+    }
+}
+
+/// Floats of a strip from a row to the next one in each dimension.
+#[derive(Clone, Copy)]
+pub(super) struct Steps {
+    image: usize,
+    line: usize,
+    position: usize,
+}
+
+impl Steps {
+    /// Where the row under the cursor begins to read, counted from the block's first one.
+    #[inline(always)]
+    pub(super) fn at(&self, block: &Block, cursor: &Cursor) -> usize {
+        (cursor.image - block.images.start) * self.image
+            + (cursor.line - block.lines.start) * self.line
+            + cursor.position * self.position
     }
 }
 
@@ -275,10 +303,9 @@ impl Blocks {
     }
 
     pub(super) fn get(self, i: usize) -> Block {
-        let part = |len: usize, parts: usize, i: usize| len * i / parts..len * (i + 1) / parts;
         Block {
-            images: part(self.batch, self.image_parts, i / self.line_parts),
-            lines: part(self.lines, self.line_parts, i % self.line_parts),
+            images: part(self.batch, 1, self.image_parts, i / self.line_parts),
+            lines: part(self.lines, 1, self.line_parts, i % self.line_parts),
         }
     }
 
@@ -351,16 +378,13 @@ mod tests {
                 assert!(block.rows(class) <= blocks.largest().rows(&classes[0]));
                 let mut taps = vec![0; class.depth];
                 strip.tap_offsets(class, &mut taps);
+                let steps = strip.steps(&block, class);
                 let mut cursor = Cursor::new(&block, class);
                 for _ in 0..block.rows(class) {
                     let line = cursor.line * class.spacing + class.first_line;
                     let position = cursor.position * class.spacing + class.first_position;
                     seen[(cursor.image * to[0] + line) * to[1] + position] += 1;
-                    let at = start
-                        + strip.origin(class)
-                        + (cursor.image - block.images.start) * strip.image(&block)
-                        + (cursor.line - block.lines.start) * class.vertical.step * strip.line()
-                        + cursor.position * class.horizontal.step * map.channels;
+                    let at = start + strip.origin(class) + steps.at(&block, &cursor);
                     assert!(taps.iter().all(|&tap| at + (tap as usize) < len));
                     cursor.advance();
                 }

@@ -7,7 +7,6 @@ use crate::conv::ConvShape;
 use crate::conv::simd::{Access, First, Isa, Job, LANES, Simd, Vector, Whole};
 
 /// Lays out lines of a strip: a block's part of the map with its border of zeros.
-#[derive(Clone)]
 pub(super) struct PadLines<'a> {
     pub from: *const f32,
     pub strip: &'a Strip,
@@ -64,27 +63,31 @@ unsafe fn copy<S: Simd>(from: *const f32, to: *mut f32, n: usize) {
 }
 
 impl Strip {
-    /// Lays out all lines of a block at the start of `padded`, or finds that the map itself serves.
-    /// Gives where the block's strip begins.
+    /// Lays out all lines of a block at the start of `padded`, unless the map itself serves. Gives
+    /// what [`Strip::start`] does.
     ///
     /// # Safety
     /// `padded` has room for the block.
-    pub(super) unsafe fn lay_out(
+    pub(super) unsafe fn lay_out<'p>(
         &self,
         isa: Isa,
-        map: &[f32],
+        map: &'p [f32],
         block: &Block,
-        padded: &mut [f32],
-    ) -> *const f32 {
-        if self.in_place {
-            return map[self.source(block).start..].as_ptr();
+        padded: &'p mut [f32],
+    ) -> &'p [f32] {
+        if !self.in_place {
+            let lines = 0..block.images.len() * self.lines(block.lines.len());
+            let job =
+                PadLines { from: map.as_ptr(), strip: self, block, lines, to: padded.as_mut_ptr() };
+            // SAFETY: passed on to the caller.
+            unsafe { isa.run(job) };
         }
-        let lines = 0..block.images.len() * self.lines(block.lines.len());
-        let job =
-            PadLines { from: map.as_ptr(), strip: self, block, lines, to: padded.as_mut_ptr() };
-        // SAFETY: passed on to the caller.
-        unsafe { isa.run(job) };
-        padded.as_ptr()
+        self.start(map, block, padded)
+    }
+
+    /// From where a block's strip begins: `padded`, where it is laid out, or its part of the map.
+    pub(super) fn start<'p>(&self, map: &'p [f32], block: &Block, padded: &'p [f32]) -> &'p [f32] {
+        if self.in_place { &map[self.source(block).start..] } else { padded }
     }
 }
 

@@ -115,7 +115,7 @@ fn run(
         // largest one.
         unsafe {
             let pixels = strip.lay_out(plan.isa, from, &block, padded);
-            operands.multiply(&block, pixels, products, direct, to, finish, &mut fetch);
+            operands.multiply(&block, pixels.as_ptr(), products, direct, to, finish, &mut fetch);
         }
     });
 }
@@ -139,7 +139,6 @@ impl Operands<'_> {
     /// # Safety
     /// The strip is laid out, `products` has room for the products of a class unless `direct`, and
     /// no other thread touches the block's destinations in `to`.
-    #[allow(clippy::too_many_arguments)]
     unsafe fn multiply(
         &self,
         block: &Block,
@@ -282,9 +281,7 @@ impl Job for BlockProduct<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let BlockRows { block, class, .. } = self.rows;
-        let image = self.strip.image(block);
-        let line = class.vertical.step * self.strip.line();
-        let position = class.horizontal.step * self.strip.map.channels;
+        let steps = self.strip.steps(block, &class);
         for (first, units) in self.panels.iter() {
             let product = Indirect {
                 k: class.depth,
@@ -299,10 +296,7 @@ impl Job for BlockProduct<'_> {
             let mut done = 0;
             for height in heights::<S>(block.rows(&class), units) {
                 for i in 0..height {
-                    let from = (cursor.image - block.images.start) * image
-                        + (cursor.line - block.lines.start) * line
-                        + cursor.position * position;
-                    tile.from[i] = self.from.wrapping_add(from);
+                    tile.from[i] = self.from.wrapping_add(steps.at(block, &cursor));
                     let to = match self.dense {
                         Some(columns) => (done + i) * columns,
                         None => self.rows.at(&cursor),

@@ -121,7 +121,7 @@ fn by_pixels(plan: &Plan<'_>, grad_weight: &mut [f32], scratch: &mut Scratch) {
                     pixels: 0..pixels,
                     taps,
                     units,
-                    from: start,
+                    from: start.as_ptr(),
                     offsets: list.as_ptr(),
                     b: b[pixels * first..].as_ptr(),
                     to: writer.at(copy * sums + first * depth),
@@ -168,7 +168,7 @@ fn by_pieces(plan: &Plan<'_>, grad_weight: &mut [f32], scratch: &mut Scratch) {
         let pixels = block.rows(&class);
         pixel_offsets(&strip, &class, &block, list);
         let start = plan.share_operands(&block, padded, b, lanes, lane);
-        let (start, b, list) = (Shared(start), &*b, &*list);
+        let (b, list) = (&*b, &*list);
 
         let writer = SharedMut::new(sums_of);
         for_each_task(tiles * splits, lanes, lane, |task, _| {
@@ -187,7 +187,7 @@ fn by_pieces(plan: &Plan<'_>, grad_weight: &mut [f32], scratch: &mut Scratch) {
                         pixels: here.clone(),
                         taps: &taps[rows.clone()],
                         units,
-                        from: start.get(),
+                        from: start.as_ptr(),
                         offsets: list.as_ptr(),
                         b: b[pixels * first..].as_ptr(),
                         to: writer.at(split * sums + first * depth + rows.start * units * LANES),
@@ -204,30 +204,17 @@ fn by_pieces(plan: &Plan<'_>, grad_weight: &mut [f32], scratch: &mut Scratch) {
     }
 }
 
-/// A pointer that all threads read through.
-#[derive(Clone, Copy)]
-struct Shared(*const f32);
-
-// SAFETY: it comes from a shared slice that outlives the call, and is only read.
-unsafe impl Sync for Shared {}
-
-impl Shared {
-    fn get(&self) -> *const f32 {
-        self.0
-    }
-}
-
 impl Plan<'_> {
-    /// Lays out a block's strip (unless the map serves) and panels, by all threads. Gives where the
-    /// strip begins.
-    fn share_operands(
-        &self,
+    /// Lays out a block's strip (unless the map serves) and panels, by all threads. Gives what
+    /// [`Strip::start`] does.
+    fn share_operands<'p>(
+        &'p self,
         block: &Block,
-        padded: &mut [f32],
+        padded: &'p mut [f32],
         b: &mut [f32],
         lanes: &mut [f32],
         lane: usize,
-    ) -> *const f32 {
+    ) -> &'p [f32] {
         let (isa, strip, pixels) = (self.isa, &self.strip, self.rows(block));
         let lines = block.images.len() * strip.lines(block.lines.len());
         let parts = pixels.len().div_ceil(128);
@@ -250,11 +237,7 @@ impl Plan<'_> {
                 }
             }
         });
-        if strip.in_place {
-            self.input[strip.source(block).start..].as_ptr()
-        } else {
-            padded.as_ptr()
-        }
+        strip.start(self.input, block, padded)
     }
 
     /// The output's pixels of a block, which are neighbours.
@@ -292,16 +275,11 @@ impl Plan<'_> {
 
 /// Where the pixels of a block begin to read.
 fn pixel_offsets(strip: &Strip, class: &Class, block: &Block, to: &mut [u32]) {
-    let (image, line) = (strip.image(block), class.vertical.step * strip.line());
-    let position = class.horizontal.step * strip.map.channels;
-    let origin = strip.origin(class);
+    let (origin, steps) = (strip.origin(class), strip.steps(block, class));
     let mut cursor = Cursor::new(block, class);
     for to in to.iter_mut().take(block.rows(class)) {
-        let at = (cursor.image - block.images.start) * image
-            + (cursor.line - block.lines.start) * line
-            + cursor.position * position;
         // Blocks are limited far below the 2^32 floats that an offset can span.
-        *to = (origin + at) as u32;
+        *to = (origin + steps.at(block, &cursor)) as u32;
         cursor.advance();
     }
 }

@@ -99,6 +99,7 @@ impl Simd for Scalar {
         }
     }
 
+    #[inline(always)]
     fn kernel(rows: usize, _units: usize) -> Kernel {
         match rows {
             1 => tile::<Self, 1, 1, 0>,
