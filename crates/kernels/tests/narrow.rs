@@ -3,8 +3,8 @@
 //! instruction set, with NaN wherever nothing may be read (the shared weight outside of the active
 //! block) and wherever everything has to be written.
 //!
-//! Tolerance: 4e-5 of the results' root mean square (at least 1) for each element; Winograd's own error is a
-//! tenth of that.
+//! Tolerance: 4e-5 of the convolution's root mean square (at least 1) for each element. Winograd's error is a
+//! tenth of that in the mean, and up to half of it in the worst of millions of elements.
 
 mod noise;
 
@@ -31,6 +31,12 @@ fn poisoned(len: usize) -> Vec<f32> {
     vec![f32::NAN; len]
 }
 
+/// Root mean square, at least 1.
+fn size(values: &[f64]) -> f64 {
+    let sum: f64 = values.iter().map(|v| v * v).sum();
+    (sum / values.len().max(1) as f64).sqrt().max(1.0)
+}
+
 struct Case {
     shape: ConvShape,
     x: Vec<f32>,
@@ -50,14 +56,13 @@ impl Case {
 
     #[track_caller]
     fn compare(&self, what: &str, isa: Isa, got: &[f32], want: &[f64]) {
-        self.compare_at(1.0, what, isa, got, want);
+        self.compare_at(size(want), what, isa, got, want);
     }
 
-    /// As [`Case::compare`], with a root mean square of at least `least`.
+    /// As [`Case::compare`], for results whose errors go by values of another `size`.
     #[track_caller]
-    fn compare_at(&self, least: f64, what: &str, isa: Isa, got: &[f32], want: &[f64]) {
-        let mean = want.iter().map(|w| w * w).sum::<f64>() / want.len().max(1) as f64;
-        let tolerance = TOLERANCE * mean.sqrt().max(least);
+    fn compare_at(&self, size: f64, what: &str, isa: Isa, got: &[f32], want: &[f64]) {
+        let tolerance = TOLERANCE * size;
         for (at, (got, want)) in got.iter().zip(want).enumerate() {
             let error = (f64::from(*got) - want).abs();
             assert!(
@@ -97,14 +102,18 @@ impl Case {
             let mut got: Vec<f32> =
                 (0..w.len()).map(|at| if active(shape, at) { 0.0 } else { w[at] }).collect();
             conv_backward_weight_on(isa, shape, x, dy, &mut got, scratch);
-            for (at, got) in got.iter_mut().enumerate().filter(|(at, _)| !active(shape, *at)) {
+            let (inside, outside): (Vec<_>, Vec<_>) =
+                (0..w.len()).partition(|at| active(shape, *at));
+            for at in outside {
                 assert_eq!(
-                    got.to_bits(),
+                    got[at].to_bits(),
                     w[at].to_bits(),
                     "outside of the block, at {at}: {shape:?}"
                 );
-                *got = 0.0;
             }
+            // The tolerance goes by what the block holds: zeros around it would only make it tighter.
+            let got: Vec<f32> = inside.iter().map(|&at| got[at]).collect();
+            let dw: Vec<f64> = inside.iter().map(|&at| dw[at]).collect();
             self.compare("weight gradient", isa, &got, &dw);
         }
     }
@@ -125,8 +134,9 @@ impl Case {
         let epilogue = Epilogue::Affine { scale, shift, residual, relu: true };
         let mut got = poisoned(y.len());
         conv_forward_on(isa, shape, x, w, &mut got, epilogue, scratch);
-        // Errors of the convolution are scaled, and the ReLU halves the results' mean square.
-        self.compare_at(4.0, "epilogue", isa, &got, &want);
+        // The convolution's errors, scaled; how much the ReLU leaves of its values is no matter.
+        let largest = scale.iter().fold(1.0f32, |most, s| most.max(s.abs()));
+        self.compare_at(f64::from(largest) * size(y), "epilogue", isa, &got, &want);
     }
 }
 
