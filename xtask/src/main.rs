@@ -3,6 +3,7 @@
 mod bench;
 mod cargo;
 mod golden;
+mod ground_truth;
 mod reproduce;
 mod sanitize;
 mod test;
@@ -22,6 +23,8 @@ struct Cli {
 enum Task {
     /// Run the whole method on real images, ending with a Kendall tau and a report
     Reproduce(reproduce::Args),
+    /// Train the default benchmark's architectures alone, or check the stored results
+    GroundTruth(ground_truth::Args),
     /// Run every test of the workspace
     Test(test::Args),
     /// Run the kernel benches and print their table
@@ -37,6 +40,7 @@ enum Task {
 fn main() {
     let result = match Cli::parse().task {
         Task::Reproduce(args) => reproduce::run(&args),
+        Task::GroundTruth(args) => ground_truth::run(&args),
         Task::Test(args) => test::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Sanitize(args) => sanitize::run(&args),

@@ -34,6 +34,7 @@
 //! | bring images of your own | [`Dataset`], [`IdxDataset`], [`ImageFolder`] |
 //! | hold out training images for tuning | [`Subset`], [`hold_out`] |
 //! | make a harder task of an easy one | [`Pairs`] |
+//! | keep decoded or composed images in memory | [`InMemory`] |
 //! | augment | [`Pipeline`], [`CropFlip`], [`ResizedCropFlip`], [`MocoViews`], [`EvalCrop`] |
 //! | load | [`Loader`], [`LoaderConfig`], [`Batch`] |
 #![deny(missing_docs)]
@@ -46,8 +47,8 @@ mod pipeline;
 mod transform;
 
 pub use dataset::{
-    Data, Dataset, FASHION_MNIST_FOLDER, IdxDataset, ImageFolder, Pairs, PairsConfig, Source,
-    Subset, hold_out, open,
+    Data, Dataset, FASHION_MNIST_FOLDER, IdxDataset, ImageFolder, InMemory, Pairs, PairsConfig,
+    Source, Subset, hold_out, open,
 };
 pub use error::DataError;
 pub use loader::{Batch, BatchStream, LastBatch, Loader, LoaderConfig, Order};

@@ -45,6 +45,29 @@ pub struct Data {
     pub crop_padding: usize,
     /// Mirror every second training image.
     pub flip: bool,
+    /// Hold out so many training images of each class, and validate on them instead (0 = off).
+    #[serde(default)]
+    pub hold_out: usize,
+    /// Compose pairs of the source's images and classify those.
+    #[serde(default)]
+    pub pairs: Option<Pairs>,
+}
+
+/// Two items on one canvas, labelled by their unordered pair of classes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pairs {
+    /// How many composed images to train on.
+    pub train_images: usize,
+    /// How many to validate on.
+    pub validation_images: usize,
+    /// Side of the canvas, pixels.
+    pub canvas: usize,
+    /// Side of an item, pixels.
+    pub item: usize,
+    /// Which images are composed; not the run's seed, so that every run has the same task.
+    #[serde(default)]
+    pub seed: u64,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -156,6 +179,9 @@ pub struct Ccfs {
 pub struct Subnets {
     /// How many to draw (the largest and the smallest are always the first two).
     pub count: usize,
+    /// How many of them to draw around evenly spread depths and widths; the others are uniform.
+    #[serde(default)]
+    pub stratified: usize,
     /// A file of codes to use instead.
     #[serde(default)]
     pub codes: Option<PathBuf>,
@@ -184,6 +210,9 @@ pub struct Standalone {
     pub optimizer: Optimizer,
     /// Independent trainings per subnet.
     pub seeds: u64,
+    /// A file of stored results, so that they need not be trained again.
+    #[serde(default)]
+    pub truth: Option<PathBuf>,
 }
 
 /// [`BnMode`] as a configuration word.

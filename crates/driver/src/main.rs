@@ -42,6 +42,8 @@ enum Command {
     Inherit(pipeline::RunArgs),
     /// Stage 4: train the run's subnets alone
     Standalone(pipeline::RunArgs),
+    /// Make or check a ground-truth file: stand-alone accuracies, stored with what made them
+    GroundTruth(pipeline::GroundTruthArgs),
     /// Look at search spaces: counts, costs, draws
     #[command(subcommand)]
     Space(commands::space::Space),
@@ -117,6 +119,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Ended> {
             Command::Ccfs(args) => return pipeline::run(&args, Some(Stage::Ccfs)),
             Command::Inherit(args) => return pipeline::run(&args, Some(Stage::Inherit)),
             Command::Standalone(args) => return pipeline::run(&args, Some(Stage::Standalone)),
+            Command::GroundTruth(args) => return pipeline::ground_truth(&args),
             Command::Space(command) => commands::space::run(&command)?,
             Command::Forward(args) => commands::forward::run(&args)?,
             Command::Rank(command) => commands::rank::run(&command)?,

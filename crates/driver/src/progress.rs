@@ -1,22 +1,28 @@
 //! Progress for people: a bar with rate and ETA on a terminal, plain lines otherwise.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::cell::Cell;
 use std::io::IsTerminal;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Seconds between plain lines.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
-/// One long task.
+/// One long task, which several threads may advance.
 pub struct Bar {
     name: String,
     bar: ProgressBar,
     plain: bool,
     begin: Instant,
+    plain_state: Mutex<Plain>,
+}
+
+/// What plain lines need to know.
+#[derive(Default)]
+struct Plain {
     /// Units that an earlier process did: they count as done but not for the rate.
-    skipped: Cell<u64>,
-    last_line: Cell<Option<Instant>>,
+    skipped: u64,
+    last_line: Option<Instant>,
 }
 
 impl Bar {
@@ -36,33 +42,36 @@ impl Bar {
             bar,
             plain,
             begin: Instant::now(),
-            skipped: Cell::new(0),
-            last_line: Cell::new(None),
+            plain_state: Mutex::default(),
         }
     }
 
     /// `n` units were done by an earlier process.
     pub fn skip(&self, n: u64) {
-        self.skipped.set(self.skipped.get() + n);
-        self.bar.set_position(self.bar.position() + n);
+        self.state().skipped += n;
+        self.bar.inc(n);
         self.bar.reset_eta();
     }
 
     /// `n` more units are done.
     pub fn advance(&self, n: u64, message: &str) {
-        let done = self.bar.position() + n;
-        self.bar.set_position(done);
+        self.bar.inc(n);
         self.bar.set_message(message.to_owned());
-        let due = self.last_line.get().is_none_or(|t| t.elapsed() >= LINE_EVERY);
+        let mut state = self.state();
+        let due = state.last_line.is_none_or(|t| t.elapsed() >= LINE_EVERY);
         if self.plain && due {
-            self.line(message);
-            self.last_line.set(Some(Instant::now()));
+            self.line(&state, message);
+            state.last_line = Some(Instant::now());
         }
     }
 
-    fn line(&self, message: &str) {
+    fn state(&self) -> std::sync::MutexGuard<'_, Plain> {
+        self.plain_state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn line(&self, state: &Plain, message: &str) {
         let (done, total) = (self.bar.position(), self.bar.length().unwrap_or(0));
-        let here = done.saturating_sub(self.skipped.get()) as f64;
+        let here = done.saturating_sub(state.skipped) as f64;
         let rate = here / self.begin.elapsed().as_secs_f64().max(1e-9);
         let left = total.saturating_sub(done) as f64 / rate.max(1e-9);
         let eta = if left < 1e6 { format!("{left:.0} s left") } else { "?".into() };
@@ -72,7 +81,7 @@ impl Bar {
     /// Ends the task's display.
     pub fn finish(&self) {
         if self.plain {
-            self.line("done");
+            self.line(&self.state(), "done");
         }
         self.bar.finish_and_clear();
     }

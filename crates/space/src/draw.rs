@@ -1,4 +1,4 @@
-//! Uniform draws.
+//! Random draws: uniform, and around a given depth and width.
 
 use crate::{Arch, BlockCode, SearchSpace};
 use rand::{Rng, RngExt};
@@ -33,6 +33,35 @@ impl SearchSpace {
             blocks.clear();
             blocks.extend((0..depth).map(|_| BlockCode { mid: between(1, widths) as u8, out }));
         }
+    }
+
+    /// A tied architecture of about the given depth and width, each from 0 (fewest blocks, narrowest)
+    /// to 1 (most, widest; the restricted ranges'), for lists that cover a space: with many layers,
+    /// the sums over uniform draws crowd in the middle. Every choice is made by itself, at the given
+    /// level plus a uniform shift of up to a quarter of the range, cut at its ends.
+    pub fn sample_near(&self, rng: &mut impl Rng, depth: f64, width: f64) -> Arch {
+        let mut option = |level: f64, options: usize| {
+            let shift = 0.5 * f64::from(rng.random_range(0..=1u32 << 20)) / f64::from(1u32 << 20);
+            let level = (level + shift - 0.25).clamp(0.0, 1.0);
+            ((level * options as f64) as usize).min(options - 1)
+        };
+        // Codes count from the widest.
+        let mut code = |options: usize| (options - option(width, options)) as u8;
+        let stem = code(self.shared_codes(None));
+        let mut out = stem;
+        let mut widths = Vec::with_capacity(self.stages.len());
+        for (i, stage) in self.stages.iter().enumerate() {
+            if self.projects(i) {
+                out = code(self.shared_codes(Some(i)));
+            }
+            let block = |_| BlockCode { mid: code(stage.codes), out };
+            widths.push((0..stage.depth.1).map(block).collect::<Vec<_>>());
+        }
+        for (stage, blocks) in self.stages.iter().zip(&mut widths) {
+            let (low, high) = stage.depth;
+            blocks.truncate(low + option(depth, high - low + 1));
+        }
+        Arch { stem, stages: widths }
     }
 
     /// How many codes a sampler may draw for the output of the stem (`None`) or of a stage that

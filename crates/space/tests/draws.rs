@@ -5,7 +5,7 @@ mod shared;
 use proptest::prelude::*;
 use shared::spaces;
 use slimtau_base::stream;
-use slimtau_space::{Arch, SearchSpace};
+use slimtau_space::{Arch, CostModel, SearchSpace};
 use std::collections::BTreeMap;
 
 proptest! {
@@ -65,5 +65,36 @@ fn every_choice_is_uniform() {
                 });
             }
         }
+    }
+}
+
+#[test]
+fn draws_near_a_level_follow_it() {
+    for name in ["cvpr2022", "tiny"] {
+        let space = SearchSpace::preset(name).unwrap();
+        let mut rng = stream(2, "near", 0);
+        let mut means = Vec::new();
+        for level in [0.0, 0.25, 0.5, 0.75, 1.0] {
+            let (mut depth, mut params) = (0, 0);
+            for _ in 0..200 {
+                let deep = space.sample_near(&mut rng, level, 1.0);
+                let wide = space.sample_near(&mut rng, 1.0, level);
+                for arch in [&deep, &wide] {
+                    space.check_tied(arch).unwrap();
+                    let widths = arch.stages.iter().zip(&space.stages);
+                    for (blocks, stage) in widths {
+                        let in_range = |code: u8| (1..=stage.codes as u8).contains(&code);
+                        assert!(blocks.iter().all(|b| in_range(b.mid) && in_range(b.out)));
+                    }
+                }
+                depth += deep.depth();
+                params += CostModel::new(&space).costs(&wide).params;
+            }
+            means.push((depth, params));
+        }
+        assert!(means.is_sorted_by(|a, b| a.0 < b.0 && a.1 < b.1), "{name}: {means:?}");
+        // The extremes are drawn, and not always.
+        let deepest: usize = space.stages.iter().map(|s| s.depth.1).sum();
+        assert!(means[4].0 < 200 * deepest && means[4].0 > 180 * deepest, "{name}: {means:?}");
     }
 }

@@ -3,12 +3,14 @@
 mod embedded;
 mod folder;
 mod idx;
+mod memory;
 mod pairs;
 mod source;
 mod subset;
 
 pub use folder::ImageFolder;
 pub use idx::IdxDataset;
+pub use memory::InMemory;
 pub use pairs::{Pairs, PairsConfig};
 pub use source::{Data, FASHION_MNIST_FOLDER, Source, open};
 pub use subset::{Subset, hold_out};

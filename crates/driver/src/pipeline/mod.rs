@@ -5,21 +5,28 @@
 //! file is written atomically and a stage whose result is there is not run again, so the same
 //! command always goes on where the last one stopped.
 
+mod data;
+mod ground_truth;
 mod inherit;
+mod jobs;
 mod results;
 mod stages;
 mod standalone;
 mod summary;
 mod supervised;
 
+pub use data::open_data;
+pub use ground_truth::{GroundTruthArgs, run as ground_truth};
 pub use inherit::Evaluator;
+use jobs::Parallel;
+use standalone::Shard;
 
 use crate::Ended;
-use crate::config::Config;
+use crate::config::{Config, Standalone};
 use crate::progress::Bar;
 use anyhow::{Context, Result, bail};
 use slimtau_base::{read_text, write_atomic};
-use slimtau_data::{Data, Source, Subset};
+use slimtau_data::Data;
 use slimtau_space::SearchSpace;
 use slimtau_supernet::Layout;
 use slimtau_train::{Outcome, StageSettings, TrainState, clean_temporaries, run_stage};
@@ -42,6 +49,13 @@ pub struct RunArgs {
     /// Delete what an earlier run left there instead of going on with it
     #[arg(long)]
     fresh: bool,
+    /// Stand-alone trainings at once, which share the threads; 0 = one per thread, which small
+    /// networks are fastest with
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    jobs: usize,
+    /// What follows the name in the default folder's.
+    #[arg(skip)]
+    suffix: &'static str,
 }
 
 /// The stages, in order.
@@ -64,6 +78,7 @@ pub struct Run {
     data: Data,
     folder: PathBuf,
     interrupt: Arc<AtomicBool>,
+    parallel: Parallel,
 }
 
 /// Runs the stages up to `until` (all of them for `None`); `Standalone` needs none before it.
@@ -88,7 +103,7 @@ pub fn run(args: &RunArgs, until: Option<Stage>) -> Result<Ended> {
             Stage::Moco => stages::moco(&run)?,
             Stage::Ccfs => stages::ccfs(&run)?,
             Stage::Inherit => inherit::stage(&run)?,
-            Stage::Standalone => standalone::stage(&run)?,
+            Stage::Standalone => standalone::stage(&run, Shard::WHOLE)?,
             Stage::Report => {
                 summary::stage(&run)?;
                 Outcome::Finished
@@ -117,15 +132,14 @@ impl Run {
             .search_space(config_folder)
             .with_context(|| format!("{}: space", args.config.display()))?;
         let layout = Layout::supernet(&space)?;
-        for path in [&mut config.teacher.weights, &mut config.subnets.codes].into_iter().flatten() {
+        let paths =
+            [&mut config.teacher.weights, &mut config.subnets.codes, &mut config.standalone.truth];
+        for path in paths.into_iter().flatten() {
             *path = config_folder.join(&*path);
         }
-        let data = open_data(&config.data.source, &space)?;
-        let data = Data {
-            train: first(data.train, config.data.train_images)?,
-            validation: first(data.validation, config.data.validation_images)?,
-        };
-        let folder = args.out.clone().unwrap_or_else(|| Path::new("runs").join(&config.name));
+        let data = data::of_run(&config.data, &space)?;
+        let default = || Path::new("runs").join(format!("{}{}", config.name, args.suffix));
+        let folder = args.out.clone().unwrap_or_else(default);
         let config_toml = toml::to_string(&config).context("the configuration as TOML")?;
         let interrupt = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&interrupt);
@@ -137,7 +151,8 @@ impl Run {
             eprintln!("\nsaving after this step; once more to stop at once");
         })
         .context("cannot catch Ctrl-C")?;
-        let run = Self { config, config_toml, space, layout, data, folder, interrupt };
+        let parallel = Parallel::new(args.jobs);
+        let run = Self { config, config_toml, space, layout, data, folder, interrupt, parallel };
         // A wrong code is found now, not after the supernet is trained.
         results::subnets(&run)?;
         if args.fresh
@@ -204,6 +219,22 @@ impl Run {
         let text = format!(
             "{stage}\n{}\n{}\n{}\n{}",
             toml::to_string(&config).unwrap_or_default(),
+            self.space.to_toml(),
+            self.data.train.describe(),
+            self.data.validation.describe()
+        );
+        blake3::hash(text.as_bytes()).to_hex()[..16].to_owned()
+    }
+
+    /// A hash of what decides a stand-alone training, but for its code and replicate: space, images,
+    /// seed and `[standalone]`; not which subnets are trained, nor how often.
+    fn truth_hash(&self) -> String {
+        let Standalone { steps, batch, optimizer, seeds: _, truth: _ } = &self.config.standalone;
+        let crate::config::Data { crop_padding, flip, .. } = &self.config.data;
+        let text = format!(
+            "{steps} {batch} {}\n{crop_padding} {flip} {}\n{}\n{}\n{}",
+            toml::to_string(optimizer).unwrap_or_default(),
+            self.config.seed,
             self.space.to_toml(),
             self.data.train.describe(),
             self.data.validation.describe()
@@ -279,54 +310,4 @@ fn is_of_a_run(name: &std::ffi::OsStr) -> bool {
     ];
     let name = name.to_string_lossy();
     NAMES.contains(&&*name) || NAMES.iter().any(|n| name.starts_with(&format!(".{n}.")))
-}
-
-/// Opens a source by name: `embedded`, `auto`, `kind:FOLDER`, or a folder whose kind its files tell.
-pub fn open_data(source: &str, space: &SearchSpace) -> Result<Data> {
-    let folder = Path::new(source);
-    let source: Source = if folder.is_dir() {
-        if folder.join("train").is_dir() {
-            let (size, channels) = (space.image_size, space.channels);
-            Source::ImageFolder { folder: folder.into(), size, channels }
-        } else {
-            Source::IdxFolder(folder.into())
-        }
-    } else if source.contains(['/', '\\']) && !source.contains(':') {
-        bail!("data source {source}: no such folder");
-    } else {
-        source.parse()?
-    };
-    let data = slimtau_data::open(&source)?;
-    for (part, set) in [("training", &data.train), ("validation", &data.validation)] {
-        let got = (set.size(), set.channels());
-        let needed = (space.image_size, space.channels);
-        if got != needed || set.classes() > space.classes {
-            bail!(
-                "space {} takes {}x{}x{} images of {} classes, the {part} set has {}x{}x{} of {}: {}",
-                space.name,
-                needed.0,
-                needed.0,
-                needed.1,
-                space.classes,
-                got.0,
-                got.0,
-                got.1,
-                set.classes(),
-                set.describe()
-            );
-        }
-    }
-    Ok(data)
-}
-
-/// The first `n` images of a set; all of them for 0.
-fn first(set: Arc<dyn slimtau_data::Dataset>, n: usize) -> Result<Arc<dyn slimtau_data::Dataset>> {
-    if n == 0 || n == set.len() {
-        return Ok(set);
-    }
-    if n > set.len() {
-        bail!("data: {n} images asked for, {} has {}", set.describe(), set.len());
-    }
-    let indices = (0..n as u32).collect();
-    Ok(Arc::new(Subset::new(set, indices, format!("the first {n}"))?))
 }

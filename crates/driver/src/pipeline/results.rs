@@ -9,7 +9,8 @@ use slimtau_space::Arch;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// The subnets that the run ranks: the file's, or the largest, the smallest and uniform draws.
+/// The subnets that the run ranks: the file's, or the largest, the smallest, stratified and
+/// uniform draws.
 pub fn subnets(run: &Run) -> Result<Vec<Arch>> {
     let (space, config) = (&run.space, &run.config);
     if let Some(path) = &config.subnets.codes {
@@ -24,6 +25,17 @@ pub fn subnets(run: &Run) -> Result<Vec<Arch>> {
         .into_iter()
         .filter(|arch| seen.insert(arch.clone()))
         .collect();
+    for cell in 0..config.subnets.stratified as u64 {
+        // Depth and width each take evenly spread levels, in orders without a relation: the second
+        // is the van der Corput sequence, so that any run of them is spread, too.
+        let depth = (cell as f64 + 0.5) / config.subnets.stratified as f64;
+        let width = f64::from((cell as u32).reverse_bits()) / 2f64.powi(32);
+        let mut rng = stream(config.seed, "stratified subnets", cell);
+        let arch = space.sample_near(&mut rng, depth, width);
+        if subnets.len() < config.subnets.count && seen.insert(arch.clone()) {
+            subnets.push(arch);
+        }
+    }
     // Small spaces may not have so many; the bound on draws ends the search.
     for draw in 0..100 * config.subnets.count as u64 {
         if subnets.len() >= config.subnets.count {

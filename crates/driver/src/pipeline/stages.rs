@@ -22,10 +22,15 @@ const LOADER_WORKERS: usize = 1;
 /// The normalisation of a dataset: published constants where there are such, else measured.
 pub fn normalization(train: &dyn Dataset) -> Result<Normalization> {
     match train.channels() {
-        1 if train.describe().contains("Fashion-MNIST") => Ok(Normalization::fashion_mnist()),
+        1 if of_fashion_mnist(&train.describe()) => Ok(Normalization::fashion_mnist()),
         3 => Ok(Normalization::imagenet()),
         _ => Ok(Normalization::measure(train, 10_000)?),
     }
+}
+
+/// Whether images are Fashion-MNIST's own: pairs of them have another mean.
+fn of_fashion_mnist(description: &str) -> bool {
+    description.contains("Fashion-MNIST") && !description.contains("pairs (")
 }
 
 /// A training loader; `seed` decides order and augmentation.

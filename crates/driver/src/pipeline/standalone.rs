@@ -1,6 +1,7 @@
 //! Stage 4: every subnet alone, from its own initial weights, several times.
 
 use super::Run;
+use super::ground_truth::GroundTruth;
 use super::inherit::Evaluator;
 use super::results::{StandaloneResult, read_json, subnets, write_json};
 use super::stages::{learner_config, train_loader};
@@ -11,40 +12,159 @@ use slimtau_distill::Learner;
 use slimtau_space::Arch;
 use slimtau_supernet::{BnMode, Layout, Plan, Weights};
 use slimtau_train::{Outcome, StageSettings, read_log, run_stage};
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-/// Writes `standalone/results.json`, after every training.
-pub fn stage(run: &Run) -> Result<Outcome> {
-    let config = &run.config.standalone;
-    let folder = run.stage_folder("standalone");
-    let path = folder.join("results.json");
-    let mut results: Vec<StandaloneResult> =
-        if path.is_file() { read_json(&path)? } else { Vec::new() };
-    let subnets = subnets(run)?;
-    let mut evaluator = Evaluator::new(
-        &run.space,
-        Arc::clone(&run.layout),
-        &run.data,
-        BnMode::Tracked,
-        run.config.inherit.batch,
-        1,
-    )?;
-    let total = subnets.len() as u64 * config.seeds;
-    let bar = Bar::new("standalone", total * config.steps);
-    // Replicates outside, so that an early stop leaves every subnet trained equally often.
-    for replicate in 0..config.seeds {
-        for arch in &subnets {
-            let code = run.space.encode(arch);
-            if results.iter().any(|r| r.code == code && r.replicate == replicate) {
-                bar.skip(config.steps);
-                continue;
-            }
-            match train_one(run, arch, &code, replicate, &mut evaluator, &bar)? {
-                Ok(result) => results.push(result),
-                Err(step) => return Ok(Outcome::Interrupted { step }),
-            }
-            write_json(&path, &results)?;
+/// One training to be done.
+#[derive(Clone, Debug)]
+pub struct Training {
+    pub arch: Arch,
+    /// Short code.
+    pub code: String,
+    pub replicate: u64,
+}
+
+/// Every `of`-th training, beginning with number `index` (from 0); `1/4` in words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shard {
+    index: usize,
+    of: usize,
+}
+
+impl Shard {
+    /// All of it.
+    pub const WHOLE: Self = Self { index: 0, of: 1 };
+
+    /// What its results are called.
+    fn file(self) -> String {
+        match self.of {
+            1 => "results.json".to_owned(),
+            of => format!("results-{}-of-{of}.json", self.index + 1),
         }
+    }
+}
+
+impl fmt::Display for Shard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.index + 1, self.of)
+    }
+}
+
+impl FromStr for Shard {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text.split_once('/').map(|(i, of)| (i.parse::<usize>(), of.parse::<usize>()));
+        match parts {
+            Some((Ok(i), Ok(of))) if 1 <= i && i <= of => Ok(Self { index: i - 1, of }),
+            _ => Err("expected I/N with 1 <= I <= N, such as 2/4".to_owned()),
+        }
+    }
+}
+
+/// The run's trainings. Replicates outside, so that an early stop leaves every subnet trained
+/// equally often.
+pub fn all(run: &Run) -> Result<Vec<Training>> {
+    let subnets = subnets(run)?;
+    let of_replicate = |replicate| {
+        let training = move |arch: &Arch| Training {
+            arch: arch.clone(),
+            code: run.space.encode(arch),
+            replicate,
+        };
+        subnets.iter().map(training)
+    };
+    Ok((0..run.config.standalone.seeds).flat_map(of_replicate).collect())
+}
+
+/// Results of the run's trainings that there are already, of every shard and of the stored truth,
+/// in the order of [`all`].
+pub fn known(run: &Run) -> Result<Vec<StandaloneResult>> {
+    let mut known = BTreeMap::new();
+    let mut add = |results: Vec<StandaloneResult>| {
+        known.extend(results.into_iter().map(|r| ((r.code.clone(), r.replicate), r)));
+    };
+    if let Some(path) = &run.config.standalone.truth {
+        add(GroundTruth::read(path, run)?.trainings);
+    }
+    for entry in std::fs::read_dir(run.stage_folder("standalone")).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("results") && name.ends_with(".json") {
+            add(read_json(&entry.path())?);
+        }
+    }
+    Ok(all(run)?.into_iter().filter_map(|t| known.remove(&(t.code, t.replicate))).collect())
+}
+
+/// Trains what is missing and writes `standalone/results.json` (or its shard's part) after every
+/// training.
+pub fn stage(run: &Run, shard: Shard) -> Result<Outcome> {
+    let path = run.stage_folder("standalone").join(shard.file());
+    let known = known(run)?;
+    let is_known =
+        |t: &Training| known.iter().any(|r| r.code == t.code && r.replicate == t.replicate);
+    let all = all(run)?;
+    let missing: Vec<Training> = (all.iter().enumerate())
+        .filter(|(i, t)| i % shard.of == shard.index && !is_known(t))
+        .map(|(_, t)| t.clone())
+        .collect();
+    // Not what other shards have: each file holds what its own process writes.
+    let own: Vec<StandaloneResult> = match shard {
+        Shard::WHOLE => known,
+        _ if path.is_file() => read_json(&path)?,
+        _ => Vec::new(),
+    };
+    let place = |r: &StandaloneResult| {
+        all.iter().position(|t| t.code == r.code && t.replicate == r.replicate)
+    };
+    let own = Mutex::new(own);
+    let outcome = train(run, &missing, &|result| {
+        let mut own = own.lock().unwrap_or_else(PoisonError::into_inner);
+        own.push(result);
+        // The same file whatever was done first.
+        own.sort_by_key(place);
+        write_json(&path, &*own)
+    })?;
+    if outcome == Outcome::Finished && !path.is_file() {
+        write_json(&path, &*own.lock().unwrap_or_else(PoisonError::into_inner))?;
+    }
+    Ok(outcome)
+}
+
+/// Trains, several at once, and hands each result to `done`.
+pub fn train(
+    run: &Run,
+    trainings: &[Training],
+    done: &(dyn Fn(StandaloneResult) -> Result<()> + Sync),
+) -> Result<Outcome> {
+    let bar = Bar::new("standalone", trainings.len() as u64 * run.config.standalone.steps);
+    let evaluator = || {
+        let (layout, batch) = (Arc::clone(&run.layout), run.config.inherit.batch);
+        Evaluator::new(&run.space, layout, &run.data, BnMode::Tracked, batch, 1)
+    };
+    let finished = AtomicU64::new(0);
+    let stopped = AtomicU64::new(0);
+    run.parallel.run(
+        trainings,
+        &run.interrupt,
+        evaluator,
+        |evaluator, training| match train_one(run, training, evaluator, &bar)? {
+            Ok(result) => {
+                finished.fetch_add(1, Ordering::Relaxed);
+                done(result)
+            }
+            Err(step) => {
+                stopped.store(step, Ordering::Relaxed);
+                Ok(())
+            }
+        },
+    )?;
+    if finished.into_inner() < trainings.len() as u64 {
+        return Ok(Outcome::Interrupted { step: stopped.into_inner() });
     }
     bar.finish();
     Ok(Outcome::Finished)
@@ -53,9 +173,7 @@ pub fn stage(run: &Run) -> Result<Outcome> {
 /// Trains and evaluates one subnet alone; `Err` carries the step of an interruption.
 fn train_one(
     run: &Run,
-    arch: &Arch,
-    code: &str,
-    replicate: u64,
+    Training { arch, code, replicate }: &Training,
     evaluator: &mut Evaluator,
     bar: &Bar,
 ) -> Result<Result<StandaloneResult, u64>> {
@@ -99,5 +217,5 @@ fn train_one(
     let seconds = read_log(&settings.log())?.last().map_or(0.0, |l| l.seconds);
     // The weights are the result; momentum is not needed any more.
     let _ = std::fs::remove_file(settings.checkpoint());
-    Ok(Ok(StandaloneResult { code: code.to_owned(), replicate, accuracy, seconds }))
+    Ok(Ok(StandaloneResult { code: code.clone(), replicate: *replicate, accuracy, seconds }))
 }

@@ -1,0 +1,95 @@
+//! A run's images: the source, and what the configuration makes of it.
+
+use crate::config;
+use anyhow::{Context, Result, bail};
+use slimtau_data::{Data, Dataset, InMemory, Pairs, PairsConfig, Source, Subset, hold_out};
+use slimtau_space::SearchSpace;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Opens a source by name: `embedded`, `auto`, `kind:FOLDER`, or a folder whose kind its files tell.
+/// Its images must fit the space.
+pub fn open_data(source: &str, space: &SearchSpace) -> Result<Data> {
+    let data = open(source, space)?;
+    check(&data, space)?;
+    Ok(data)
+}
+
+/// The images that a configuration's `[data]` table stands for.
+pub fn of_run(config: &config::Data, space: &SearchSpace) -> Result<Data> {
+    let mut data = open(&config.source, space)?;
+    if config.hold_out > 0 {
+        let (rest, held_out) = hold_out(data.train, config.hold_out, 0).context("data.hold_out")?;
+        data = Data { train: Arc::new(rest), validation: Arc::new(held_out) };
+    }
+    data.train = first(data.train, config.train_images)?;
+    data.validation = first(data.validation, config.validation_images)?;
+    if let Some(pairs) = &config.pairs {
+        let &config::Pairs { train_images, validation_images, canvas, item, seed } = pairs;
+        // Both parts have seeds of their own, or the same places would go with the same labels.
+        let part = |items, len, seed| -> Result<Arc<dyn Dataset>> {
+            let composed = Pairs::new(items, PairsConfig { len, canvas, item, seed });
+            let composed = Arc::new(composed.context("data.pairs")?);
+            // Composing takes longer than a small network's training step on the image.
+            Ok(Arc::new(InMemory::new(composed)?))
+        };
+        data = Data {
+            train: part(data.train, train_images, 2 * seed)?,
+            validation: part(data.validation, validation_images, 2 * seed + 1)?,
+        };
+    }
+    check(&data, space)?;
+    Ok(data)
+}
+
+fn open(source: &str, space: &SearchSpace) -> Result<Data> {
+    let folder = Path::new(source);
+    let source: Source = if folder.is_dir() {
+        if folder.join("train").is_dir() {
+            let (size, channels) = (space.image_size, space.channels);
+            Source::ImageFolder { folder: folder.into(), size, channels }
+        } else {
+            Source::IdxFolder(folder.into())
+        }
+    } else if source.contains(['/', '\\']) && !source.contains(':') {
+        bail!("data source {source}: no such folder");
+    } else {
+        source.parse()?
+    };
+    Ok(slimtau_data::open(&source)?)
+}
+
+fn check(data: &Data, space: &SearchSpace) -> Result<()> {
+    for (part, set) in [("training", &data.train), ("validation", &data.validation)] {
+        let got = (set.size(), set.channels());
+        let needed = (space.image_size, space.channels);
+        if got != needed || set.classes() > space.classes {
+            bail!(
+                "space {} takes {}x{}x{} images of {} classes, the {part} set has {}x{}x{} of {}: {}",
+                space.name,
+                needed.0,
+                needed.0,
+                needed.1,
+                space.classes,
+                got.0,
+                got.0,
+                got.1,
+                set.classes(),
+                set.describe()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The first `n` images of a set; all of them for 0.
+fn first(set: Arc<dyn Dataset>, n: usize) -> Result<Arc<dyn Dataset>> {
+    if n == 0 || n == set.len() {
+        return Ok(set);
+    }
+    if n > set.len() {
+        bail!("data: {n} images asked for, {} has {}", set.describe(), set.len());
+    }
+    let indices = (0..n as u32).collect();
+    Ok(Arc::new(Subset::new(set, indices, format!("the first {n}"))?))
+}

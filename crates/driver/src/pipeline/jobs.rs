@@ -1,0 +1,124 @@
+//! Independent trainings side by side: a small network keeps one core busy, not sixteen.
+
+use anyhow::{Context, Result};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+/// How many jobs run at once, and on how many threads each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parallel {
+    pub jobs: usize,
+    pub threads: usize,
+}
+
+impl Parallel {
+    /// `jobs` at once on the ambient threads, which they share evenly; 0 = one per thread.
+    pub fn new(jobs: usize) -> Self {
+        let threads = rayon::current_num_threads();
+        let jobs = if jobs == 0 { threads } else { jobs };
+        Self { jobs, threads: (threads / jobs).max(1) }
+    }
+
+    /// Calls `work` with every task, in the order given, `jobs` at once, each worker with a state
+    /// of its own that `start` makes. After the first error, or once `stop` is set, no further task is
+    /// begun; the error is returned.
+    pub fn run<T: Sync, S>(
+        self,
+        tasks: &[T],
+        stop: &AtomicBool,
+        start: impl Fn() -> Result<S> + Sync,
+        work: impl Fn(&mut S, &T) -> Result<()> + Sync,
+    ) -> Result<()> {
+        let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let worker = || -> Result<()> {
+            let mut state = start()?;
+            while !stop.load(Ordering::Relaxed) && !failed.load(Ordering::Relaxed) {
+                let Some(task) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
+                work(&mut state, task)?;
+            }
+            Ok(())
+        };
+        let on_own_threads = || -> Result<()> {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads);
+            let pool = pool.build().context("cannot start threads")?;
+            let done = pool.install(worker);
+            failed.fetch_or(done.is_err(), Ordering::Relaxed);
+            done
+        };
+        std::thread::scope(|scope| {
+            let jobs: Vec<_> =
+                (0..self.jobs.min(tasks.len())).map(|_| scope.spawn(on_own_threads)).collect();
+            let mut first = Ok(());
+            for job in jobs {
+                let done = job.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                first = first.and(done);
+            }
+            first
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    fn parallel(jobs: usize) -> Parallel {
+        Parallel { jobs, threads: 1 }
+    }
+
+    #[test]
+    fn every_task_is_done_once_on_threads_of_its_own() {
+        let tasks: Vec<u32> = (0..50).collect();
+        for jobs in [1, 3, 80] {
+            let done = Mutex::new(Vec::new());
+            let work = |threads: &mut usize, task: &u32| {
+                assert_eq!((*threads, rayon::current_num_threads()), (2, 2));
+                done.lock().unwrap().push(*task);
+                Ok(())
+            };
+            let start = || Ok(rayon::current_num_threads());
+            Parallel { jobs, threads: 2 }
+                .run(&tasks, &AtomicBool::new(false), start, work)
+                .unwrap();
+            let mut done = done.into_inner().unwrap();
+            done.sort_unstable();
+            assert_eq!(done, tasks);
+        }
+    }
+
+    #[test]
+    fn the_first_error_and_the_flag_end_it() {
+        let tasks: Vec<u32> = (0..1000).collect();
+        let (count, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let failing = |(): &mut (), task: &u32| {
+            count.fetch_add(1, Ordering::Relaxed);
+            anyhow::ensure!(*task != 5, "task 5 is wrong");
+            Ok(())
+        };
+        let error = parallel(1).run(&tasks, &stop, || Ok(()), failing).unwrap_err();
+        assert_eq!(
+            (error.to_string().as_str(), count.load(Ordering::Relaxed)),
+            ("task 5 is wrong", 6)
+        );
+
+        let stopping = |(): &mut (), task: &u32| {
+            stop.fetch_or(*task == 7, Ordering::Relaxed);
+            assert!(*task <= 7);
+            Ok(())
+        };
+        parallel(1).run(&tasks, &stop, || Ok(()), stopping).unwrap();
+        let never = |(): &mut (), _: &u32| anyhow::bail!("a task was begun after the flag");
+        parallel(2).run(&tasks, &stop, || Ok(()), never).unwrap();
+    }
+
+    #[test]
+    fn threads_are_shared_evenly() {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(6).build().unwrap();
+        pool.install(|| {
+            assert_eq!(Parallel::new(0), Parallel { jobs: 6, threads: 1 });
+            assert_eq!(Parallel::new(4), Parallel { jobs: 4, threads: 1 });
+            assert_eq!(Parallel::new(2), Parallel { jobs: 2, threads: 3 });
+            assert_eq!(Parallel::new(9), Parallel { jobs: 9, threads: 1 });
+        });
+    }
+}
