@@ -28,6 +28,51 @@ pub struct Config {
     pub subnets: Subnets,
     pub inherit: Inherit,
     pub standalone: Standalone,
+    /// With `method`: how the methods are compared.
+    #[serde(default)]
+    pub experiment: Option<Experiment>,
+    /// Left out: one run of the tables above. Otherwise each method is them with some changes, trained
+    /// several times, and all are compared.
+    #[serde(default, rename = "method")]
+    pub methods: Vec<Method>,
+}
+
+/// How methods are compared.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Experiment {
+    /// Supernets trained per method.
+    pub seeds: u64,
+    /// At how many evenly spaced points of stage 2 the ranking is measured, the end included.
+    #[serde(default = "default_points")]
+    pub points: u64,
+    /// Validation images for the points before the end (0 = all).
+    #[serde(default)]
+    pub point_images: usize,
+}
+
+fn default_points() -> u64 {
+    4
+}
+
+/// A method of an experiment.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Method {
+    pub name: String,
+    /// The tables of the report that it stands in.
+    pub groups: Vec<String>,
+    /// One sentence for readers.
+    pub about: String,
+    /// The paper's Kendall tau.
+    #[serde(default)]
+    pub paper: Option<f64>,
+    /// Whole tables to leave out, such as `moco`.
+    #[serde(default)]
+    pub without: Vec<String>,
+    /// Keys to change, in the tables they stand in.
+    #[serde(default)]
+    pub set: toml::Table,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -195,6 +240,9 @@ pub struct Inherit {
     /// Training batches that a subnet's BN statistics are measured on (`bn = "recalibrated"`).
     #[serde(default = "default_recalibration")]
     pub recalibration_batches: usize,
+    /// Another treatment of BN statistics than in training.
+    #[serde(default)]
+    pub bn: Option<Bn>,
 }
 
 fn default_recalibration() -> usize {
@@ -269,6 +317,30 @@ impl Config {
         Ok(config)
     }
 
+    /// The configuration of one method: the tables of this one with the method's changes, and without
+    /// experiment and methods.
+    pub fn of_method(&self, method: &Method) -> Result<Self> {
+        let named = || format!("method {:?}", method.name);
+        let base = Self { experiment: None, methods: Vec::new(), ..self.clone() };
+        let mut table = toml::Table::try_from(base).with_context(named)?;
+        for name in &method.without {
+            let known = table.remove(name).is_some();
+            anyhow::ensure!(known, "{}: without: there is no table `{name}`", named());
+        }
+        merge(&mut table, &method.set);
+        let config: Self = table
+            .try_into()
+            .map_err(|e: toml::de::Error| anyhow::anyhow!("{}: {}", named(), e.message()))?;
+        config.check().with_context(named)?;
+        Ok(config)
+    }
+
+    /// Images that stages 1 and 2 see in training.
+    pub fn images_seen(&self) -> u64 {
+        let moco = self.moco.as_ref().map_or(0, |m| m.steps * m.batch as u64);
+        moco + self.ccfs.steps * self.ccfs.batch as u64
+    }
+
     /// The search space, its path taken relative to `folder`.
     pub fn search_space(&self, folder: &Path) -> Result<SearchSpace> {
         let relative = folder.join(&self.space);
@@ -318,7 +390,43 @@ impl Config {
         at_least("subnets.count", self.subnets.count, 3)?;
         at_least("inherit.batch", self.inherit.batch, 1)?;
         at_least("inherit.recalibration_batches", self.inherit.recalibration_batches, 1)?;
-        at_least("standalone.seeds", self.standalone.seeds as usize, 1)
+        at_least("standalone.seeds", self.standalone.seeds as usize, 1)?;
+        match (&self.experiment, self.methods.is_empty()) {
+            (None, true) => return Ok(()),
+            (None, false) => {
+                bail!("[[method]]: an [experiment] table must say how to compare them")
+            }
+            (Some(_), true) => bail!("[experiment]: there is no [[method]] to compare"),
+            (Some(experiment), false) => {
+                at_least("experiment.seeds", experiment.seeds as usize, 1)?;
+                at_least("experiment.points", experiment.points as usize, 1)?;
+            }
+        }
+        let mut names = std::collections::BTreeSet::new();
+        for method in &self.methods {
+            let name = &method.name;
+            anyhow::ensure!(names.insert(name), "method {name:?}: there are two of that name");
+            let images = self.of_method(method)?.images_seen();
+            let expected = self.images_seen();
+            anyhow::ensure!(
+                images == expected,
+                "method {name:?}: trains on {images} images, the others on {expected}; methods share one \
+                 budget (steps x batch over stages 1 and 2)"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Overwrites what `changes` has, table by table.
+fn merge(table: &mut toml::Table, changes: &toml::Table) {
+    for (key, change) in changes {
+        match (table.get_mut(key), change) {
+            (Some(toml::Value::Table(inner)), toml::Value::Table(change)) => merge(inner, change),
+            _ => {
+                table.insert(key.clone(), change.clone());
+            }
+        }
     }
 }
 

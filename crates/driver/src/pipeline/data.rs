@@ -83,7 +83,7 @@ fn check(data: &Data, space: &SearchSpace) -> Result<()> {
 }
 
 /// The first `n` images of a set; all of them for 0.
-fn first(set: Arc<dyn Dataset>, n: usize) -> Result<Arc<dyn Dataset>> {
+pub fn first(set: Arc<dyn Dataset>, n: usize) -> Result<Arc<dyn Dataset>> {
     if n == 0 || n == set.len() {
         return Ok(set);
     }

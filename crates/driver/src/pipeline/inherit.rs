@@ -94,7 +94,7 @@ pub fn stage(run: &Run) -> Result<Outcome> {
         &run.space,
         Arc::clone(&run.layout),
         &run.data,
-        config.ccfs.bn.into(),
+        config.inherit.bn.unwrap_or(config.ccfs.bn).into(),
         config.inherit.batch,
         config.inherit.recalibration_batches,
     )?;

@@ -6,6 +6,7 @@
 //! command always goes on where the last one stopped.
 
 mod data;
+mod experiment;
 mod ground_truth;
 mod inherit;
 mod jobs;
@@ -77,6 +78,16 @@ pub struct Run {
     layout: Arc<Layout>,
     data: Data,
     folder: PathBuf,
+    /// Empty for a run by itself; a method and seed of an experiment.
+    label: String,
+    /// Of an experiment: where stages lie that several of its runs may share.
+    stages: Option<PathBuf>,
+    /// At how many evenly spaced points of stage 2 weights are kept, the end included.
+    points: u64,
+    /// Validation images at the points before the end; 0 = all.
+    point_images: usize,
+    /// Decides which subnets are drawn: the seed, or in an experiment that of the whole.
+    list_seed: u64,
     interrupt: Arc<AtomicBool>,
     parallel: Parallel,
 }
@@ -84,6 +95,9 @@ pub struct Run {
 /// Runs the stages up to `until` (all of them for `None`); `Standalone` needs none before it.
 pub fn run(args: &RunArgs, until: Option<Stage>) -> Result<Ended> {
     let run = Run::open(args)?;
+    if until.is_none() && run.config.experiment.is_some() {
+        return experiment::run(&run);
+    }
     let all = [
         Stage::Teacher,
         Stage::Moco,
@@ -152,7 +166,22 @@ impl Run {
         })
         .context("cannot catch Ctrl-C")?;
         let parallel = Parallel::new(args.jobs);
-        let run = Self { config, config_toml, space, layout, data, folder, interrupt, parallel };
+        let (label, stages, list_seed) = (String::new(), None, config.seed);
+        let run = Self {
+            config,
+            config_toml,
+            space,
+            layout,
+            data,
+            folder,
+            label,
+            stages,
+            points: 1,
+            point_images: 0,
+            list_seed,
+            interrupt,
+            parallel,
+        };
         // A wrong code is found now, not after the supernet is trained.
         results::subnets(&run)?;
         if args.fresh
@@ -178,27 +207,54 @@ impl Run {
         )
     }
 
-    /// The folder of a stage.
+    /// The folder of a stage: its own, or one that all runs of an experiment share whose results
+    /// would be the same.
     fn stage_folder(&self, stage: &str) -> PathBuf {
-        self.folder.join(stage)
+        match &self.stages {
+            None => self.folder.join(stage),
+            Some(stages) => {
+                stages.join(format!("{stage}-seed{}-{}", self.config.seed, self.hash(stage)))
+            }
+        }
     }
 
     /// The weights that a stage ends with.
     fn weights_path(&self, stage: &str) -> PathBuf {
-        self.folder.join(stage).join("weights.safetensors")
+        self.stage_folder(stage).join("weights.safetensors")
+    }
+
+    /// The weights kept at a point of stage 2, from 1 to `points`.
+    fn point_path(&self, point: u64) -> PathBuf {
+        if point == self.points {
+            return self.weights_path("ccfs");
+        }
+        self.stage_folder("ccfs").join(format!("weights-{point}-of-{}.safetensors", self.points))
     }
 
     /// Runs a training stage with a progress bar.
     fn train(&self, name: &str, steps: u64, state: &mut impl TrainState) -> Result<Outcome> {
+        self.train_until(name, steps, steps, state)
+    }
+
+    /// The first `until` of a stage's `steps`; a later call goes on from there.
+    fn train_until(
+        &self,
+        name: &str,
+        steps: u64,
+        until: u64,
+        state: &mut impl TrainState,
+    ) -> Result<Outcome> {
         let settings = StageSettings {
             name: name.to_owned(),
             config: self.hash(name),
             folder: self.stage_folder(name),
-            total_steps: steps,
+            total_steps: until,
             log_every: (steps / 200).clamp(1, 50),
             checkpoint_every: (steps / 10).clamp(1, 500),
         };
-        let bar = Bar::new(name, steps);
+        let shown =
+            if self.label.is_empty() { name.into() } else { format!("{name}, {}", self.label) };
+        let bar = Bar::new(&shown, steps);
         let outcome = run_stage(&settings, state, &self.interrupt, &mut |progress| {
             if progress.done == progress.resumed + 1 {
                 bar.skip(progress.resumed);
@@ -211,40 +267,55 @@ impl Run {
         Ok(outcome)
     }
 
-    /// A hash of what decides a stage's result: the whole configuration but its name, the data and
-    /// the space, since later stages depend on earlier ones.
+    /// A hash of what decides a stage's result: seed, images, space, and the tables of this stage and
+    /// of those before it.
     fn hash(&self, stage: &str) -> String {
-        let mut config = self.config.clone();
-        config.name.clear();
-        let text = format!(
-            "{stage}\n{}\n{}\n{}\n{}",
-            toml::to_string(&config).unwrap_or_default(),
+        let config = &self.config;
+        let mut text = format!("{stage}\n{}\n{}", self.images(), table(&config.teacher));
+        if let ("moco" | "ccfs" | "inherit", Some(moco)) = (stage, &config.moco) {
+            text += &table(moco);
+        }
+        if let "ccfs" | "inherit" = stage {
+            text += &table(&config.ccfs);
+        }
+        if stage == "inherit" {
+            text += &table(&config.inherit);
+        }
+        short_hash(&text)
+    }
+
+    /// What decides which images every stage with labels sees, and in which order.
+    fn images(&self) -> String {
+        let crate::config::Data { crop_padding, flip, .. } = &self.config.data;
+        format!(
+            "{crop_padding} {flip} {}\n{}\n{}\n{}",
+            self.config.seed,
             self.space.to_toml(),
             self.data.train.describe(),
             self.data.validation.describe()
-        );
-        blake3::hash(text.as_bytes()).to_hex()[..16].to_owned()
+        )
     }
 
     /// A hash of what decides a stand-alone training, but for its code and replicate: space, images,
     /// seed and `[standalone]`; not which subnets are trained, nor how often.
     fn truth_hash(&self) -> String {
         let Standalone { steps, batch, optimizer, seeds: _, truth: _ } = &self.config.standalone;
-        let crate::config::Data { crop_padding, flip, .. } = &self.config.data;
-        let text = format!(
-            "{steps} {batch} {}\n{crop_padding} {flip} {}\n{}\n{}\n{}",
-            toml::to_string(optimizer).unwrap_or_default(),
-            self.config.seed,
-            self.space.to_toml(),
-            self.data.train.describe(),
-            self.data.validation.describe()
-        );
-        blake3::hash(text.as_bytes()).to_hex()[..16].to_owned()
+        short_hash(&format!("{steps} {batch} {}\n{}", table(optimizer), self.images()))
     }
 
     fn interrupted(&self) -> bool {
         self.interrupt.load(Ordering::Relaxed)
     }
+}
+
+/// A part of the configuration as text.
+fn table(part: &impl serde::Serialize) -> String {
+    toml::to_string(part).expect("every part of a configuration was read from TOML")
+}
+
+/// The first 16 hexadecimal digits of a text's hash.
+fn short_hash(text: &str) -> String {
+    blake3::hash(text.as_bytes()).to_hex()[..16].to_owned()
 }
 
 /// Makes the folder this configuration's own: a new one, one of the same configuration, or, with
@@ -295,8 +366,9 @@ fn claim(folder: &Path, config_toml: &str, fresh: bool) -> Result<()> {
 
 /// Whether a run makes a file or folder of this name in its own.
 fn is_of_a_run(name: &std::ffi::OsStr) -> bool {
-    const NAMES: [&str; 11] = [
+    const NAMES: [&str; 12] = [
         "config.toml",
+        "stages",
         "teacher",
         "moco",
         "ccfs",

@@ -30,7 +30,7 @@ pub fn subnets(run: &Run) -> Result<Vec<Arch>> {
         // is the van der Corput sequence, so that any run of them is spread, too.
         let depth = (cell as f64 + 0.5) / config.subnets.stratified as f64;
         let width = f64::from((cell as u32).reverse_bits()) / 2f64.powi(32);
-        let mut rng = stream(config.seed, "stratified subnets", cell);
+        let mut rng = stream(run.list_seed, "stratified subnets", cell);
         let arch = space.sample_near(&mut rng, depth, width);
         if subnets.len() < config.subnets.count && seen.insert(arch.clone()) {
             subnets.push(arch);
@@ -41,7 +41,7 @@ pub fn subnets(run: &Run) -> Result<Vec<Arch>> {
         if subnets.len() >= config.subnets.count {
             break;
         }
-        let mut rng = stream(config.seed, "subnets", draw);
+        let mut rng = stream(run.list_seed, "subnets", draw);
         let arch = space.sample_uniform(&mut rng, true);
         if seen.insert(arch.clone()) {
             subnets.push(arch);

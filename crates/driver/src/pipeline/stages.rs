@@ -162,11 +162,19 @@ pub fn ccfs(run: &Run) -> Result<Outcome> {
         },
         teacher: Some(Teacher::new(largest, teacher, stage.temperature)),
     };
-    let outcome = run.train("ccfs", stage.steps, &mut state)?;
-    if outcome == Outcome::Finished {
+    for point in 1..=run.points {
+        let path = run.point_path(point);
+        if path.is_file() {
+            continue;
+        }
+        let until = stage.steps * point / run.points;
+        let outcome = run.train_until("ccfs", stage.steps, until, &mut state)?;
+        if outcome != Outcome::Finished {
+            return Ok(outcome);
+        }
         state.learner.weights().save(layout, &path)?;
     }
-    Ok(outcome)
+    Ok(Outcome::Finished)
 }
 
 /// MoCo in progress.

@@ -197,7 +197,7 @@ fn train_one(
     let folder = run.stage_folder("standalone").join(format!("{code}-{replicate}"));
     let settings = StageSettings {
         name: "standalone".into(),
-        config: run.hash(&format!("standalone {code} {replicate}")),
+        config: format!("{} {code} {replicate}", run.truth_hash()),
         folder,
         total_steps: stage.steps,
         log_every: (stage.steps / 50).max(1),

@@ -1,0 +1,169 @@
+//! Several methods, several supernets each, one ground truth: the paper's tables with error bars.
+//!
+//! A method is the configuration with some changes. Its stages lie in folders named by a hash of what
+//! decides them, so that methods share what is the same: the teacher, the contrastive stage, or a supernet
+//! that is only evaluated in another way. Stages go in waves, each stage of a wave on threads of its
+//! own: first all teachers, then all contrastive stages, and so on.
+
+use super::data::first;
+use super::inherit::Evaluator;
+use super::results::{read_json, subnets, write_json};
+use super::standalone::{self, Shard};
+use super::{Run, stages};
+use crate::Ended;
+use crate::config::{Experiment, Method};
+use crate::progress::Bar;
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+use slimtau_data::Data;
+use slimtau_supernet::Weights;
+use slimtau_train::{Outcome, read_log};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Inherited accuracies of one supernet.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Inherited {
+    /// Seconds of evaluation, all points.
+    seconds: f64,
+    /// Short codes.
+    codes: Vec<String>,
+    /// By step; the last is the end of training.
+    points: Vec<Point>,
+}
+
+/// The ranking at a point of stage 2.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Point {
+    /// Steps of stage 2 done.
+    step: u64,
+    /// Validation images.
+    images: usize,
+    /// Percent, in the order of the codes.
+    accuracy: Vec<f64>,
+}
+
+/// Runs all methods and writes the report.
+pub fn run(base: &Run) -> Result<Ended> {
+    let experiment = base.config.experiment.as_ref().context("checked by the caller")?;
+    let seeds = 0..experiment.seeds;
+    // Seeds outside: an experiment that is stopped has every method with its first seeds.
+    let runs = seeds.flat_map(|seed| base.config.methods.iter().map(move |method| (method, seed)));
+    let runs: Vec<Run> = runs
+        .map(|(method, seed)| of_method(base, experiment, method, seed))
+        .collect::<Result<_>>()?;
+    let waves: [(&str, fn(&Run) -> Result<Outcome>); 4] = [
+        ("teacher", stages::teacher),
+        ("moco", stages::moco),
+        ("ccfs", stages::ccfs),
+        ("inherit", inherit),
+    ];
+    for (stage, work) in waves {
+        let mut distinct = BTreeMap::new();
+        for (place, run) in runs.iter().enumerate() {
+            distinct.entry(run.stage_folder(stage)).or_insert((place, run));
+        }
+        let mut distinct: Vec<(usize, &Run)> = distinct.into_values().collect();
+        distinct.sort_by_key(|(place, _)| *place);
+        base.parallel.run(
+            &distinct,
+            &base.interrupt,
+            || Ok(()),
+            |(), (_, run)| work(run).map(|_| ()).with_context(|| run.label.clone()),
+        )?;
+        if base.interrupted() {
+            return Ok(stopped());
+        }
+    }
+    if let Outcome::Interrupted { .. } = standalone::stage(base, Shard::WHOLE)? {
+        return Ok(stopped());
+    }
+    Ok(Ended::Done)
+}
+
+fn stopped() -> Ended {
+    eprintln!("stopped; finished stages and checkpoints are kept. Go on with the same command");
+    Ended::Interrupted
+}
+
+/// One supernet of a method.
+fn of_method(base: &Run, experiment: &Experiment, method: &Method, seed: u64) -> Result<Run> {
+    const TABLES: [&str; 4] = ["teacher", "moco", "ccfs", "inherit"];
+    for key in method.set.keys() {
+        ensure!(
+            TABLES.contains(&key.as_str()),
+            "method {:?}: set.{key}: methods may differ in {} only, or they could not be compared",
+            method.name,
+            TABLES.join(", ")
+        );
+    }
+    let mut config = base.config.of_method(method)?;
+    config.seed = base.config.seed + 100 * seed;
+    Ok(Run {
+        config_toml: super::table(&config),
+        config,
+        space: base.space.clone(),
+        layout: Arc::clone(&base.layout),
+        data: base.data.clone(),
+        folder: base.folder.clone(),
+        label: format!("{} seed {seed}", method.name),
+        stages: Some(base.folder.join("stages")),
+        points: experiment.points,
+        point_images: experiment.point_images,
+        list_seed: base.list_seed,
+        interrupt: Arc::clone(&base.interrupt),
+        parallel: base.parallel,
+    })
+}
+
+/// The accuracies that the base's subnets inherit, at every point of stage 2.
+fn inherit(run: &Run) -> Result<Outcome> {
+    let archs = subnets(run)?;
+    let codes: Vec<String> = archs.iter().map(|arch| run.space.encode(arch)).collect();
+    let path = run.stage_folder("inherit").join("inherited.json");
+    if path.is_file() && read_json::<Inherited>(&path)?.codes == codes {
+        return Ok(Outcome::Finished);
+    }
+    let (config, begin) = (&run.config, Instant::now());
+    let bar = Bar::new(&format!("inherit, {}", run.label), archs.len() as u64 * run.points);
+    let mut points = Vec::new();
+    for point in 1..=run.points {
+        let images = if point == run.points { 0 } else { run.point_images };
+        let data = Data {
+            train: Arc::clone(&run.data.train),
+            validation: first(Arc::clone(&run.data.validation), images)?,
+        };
+        let (layout, bn) = (Arc::clone(&run.layout), config.inherit.bn.unwrap_or(config.ccfs.bn));
+        let (batch, batches) = (config.inherit.batch, config.inherit.recalibration_batches);
+        let mut evaluator = Evaluator::new(&run.space, layout, &data, bn.into(), batch, batches)?;
+        let weights = Weights::load(&run.layout, &run.point_path(point))?;
+        let mut accuracy = Vec::with_capacity(archs.len());
+        for arch in &archs {
+            if run.interrupted() {
+                // Less than a minute's work; the same command makes it again.
+                return Ok(Outcome::Interrupted { step: point });
+            }
+            accuracy.push(evaluator.accuracy(&weights, arch)?);
+            bar.advance(1, "");
+        }
+        let step = config.ccfs.steps * point / run.points;
+        points.push(Point { step, images: data.validation.len(), accuracy });
+    }
+    bar.finish();
+    let seconds = begin.elapsed().as_secs_f64();
+    write_json(&path, &Inherited { seconds, codes, points })?;
+    Ok(Outcome::Finished)
+}
+
+/// Seconds that a stage took, by its log; none where it has none.
+fn logged_seconds(folder: &Path) -> Result<f64> {
+    let log = folder.join("log.jsonl");
+    if !log.is_file() {
+        return Ok(0.0);
+    }
+    Ok(read_log(&log)?.last().map_or(0.0, |line| line.seconds))
+}
