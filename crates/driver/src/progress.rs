@@ -1,12 +1,15 @@
 //! Progress for people: a bar with rate and ETA on a terminal, plain lines otherwise.
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Seconds between plain lines.
 const LINE_EVERY: Duration = Duration::from_secs(10);
+
+/// All bars on the terminal, one below the other: trainings may run side by side.
+static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
 /// One long task, which several threads may advance.
 pub struct Bar {
@@ -29,9 +32,11 @@ impl Bar {
     /// A task of `total` equal units.
     pub fn new(name: &str, total: u64) -> Self {
         let plain = !std::io::stderr().is_terminal();
-        let target =
-            if plain { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-        let bar = ProgressBar::with_draw_target(Some(total), target);
+        let bar = if plain {
+            ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden())
+        } else {
+            BARS.add(ProgressBar::new(total))
+        };
         let style = ProgressStyle::with_template(
             "{prefix:>12} {wide_bar} {pos}/{len} {per_sec} ETA {eta} {msg}",
         );
