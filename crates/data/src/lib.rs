@@ -33,7 +33,7 @@
 //! | get training and validation images | [`open`], [`Source`] |
 //! | bring images of your own | [`Dataset`], [`IdxDataset`], [`ImageFolder`] |
 //! | hold out training images for tuning | [`Subset`], [`hold_out`] |
-//! | make a harder task of an easy one | [`Pairs`] |
+//! | make a harder task of an easy one | [`Composed`] |
 //! | keep decoded or composed images in memory | [`InMemory`] |
 //! | augment | [`Pipeline`], [`CropFlip`], [`ResizedCropFlip`], [`MocoViews`], [`EvalCrop`] |
 //! | load | [`Loader`], [`LoaderConfig`], [`Batch`] |
@@ -47,8 +47,8 @@ mod pipeline;
 mod transform;
 
 pub use dataset::{
-    Data, Dataset, FASHION_MNIST_FOLDER, IdxDataset, ImageFolder, InMemory, Pairs, PairsConfig,
-    Source, Subset, hold_out, open,
+    Composed, ComposedConfig, Data, Dataset, FASHION_MNIST_FOLDER, IdxDataset, ImageFolder,
+    InMemory, Source, Subset, hold_out, open,
 };
 pub use error::DataError;
 pub use loader::{Batch, BatchStream, LastBatch, Loader, LoaderConfig, Order};

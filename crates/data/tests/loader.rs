@@ -2,8 +2,8 @@
 //! streams that end cleanly however they end.
 
 use slimtau_data::{
-    Batch, CropFlip, DataError, Dataset, LastBatch, Loader, LoaderConfig, MocoViews, Normalization,
-    Order, Pairs, PairsConfig, Pipeline, ResizedCropFlip, Source, Subset, hold_out, open,
+    Batch, Composed, ComposedConfig, CropFlip, DataError, Dataset, LastBatch, Loader, LoaderConfig,
+    MocoViews, Normalization, Order, Pipeline, ResizedCropFlip, Source, Subset, hold_out, open,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -243,25 +243,33 @@ fn held_out_images_are_balanced_and_apart() {
 #[test]
 fn pairs_have_both_items_and_balanced_labels() {
     let items = open(&Source::Embedded).unwrap().validation;
-    let pair = |seed, item| PairsConfig { len: 550, canvas: 32, item, seed };
-    let pairs = Pairs::new(items.clone(), pair(1, 16)).unwrap();
+    let pair = |seed, item| ComposedConfig { len: 550, items: 2, canvas: 32, item, seed };
+    let pairs = Composed::new(items.clone(), pair(1, 16)).unwrap();
     assert_eq!((pairs.classes(), pairs.size(), pairs.len()), (55, 32, 550));
     assert_eq!(
         [pairs.classes_of(0), pairs.classes_of(9), pairs.classes_of(10)],
-        [(0, 0), (0, 9), (1, 1)]
+        [[0, 0], [0, 9], [1, 1]]
     );
-    assert_eq!(pairs.classes_of(54), (9, 9));
+    assert_eq!(pairs.classes_of(54), [9, 9]);
     let mut counts = [0; 55];
     (0..550).for_each(|i| counts[pairs.label(i) as usize] += 1);
     assert_eq!(counts, [10; 55]);
     let (mut a, mut b) = (Vec::new(), Vec::new());
     assert_eq!(pairs.image(7, &mut a).unwrap(), (32, 32));
-    Pairs::new(items.clone(), pair(1, 16)).unwrap().image(7, &mut b).unwrap();
+    Composed::new(items.clone(), pair(1, 16)).unwrap().image(7, &mut b).unwrap();
     assert_eq!(a, b, "decided by (seed, index)");
-    Pairs::new(items.clone(), pair(2, 16)).unwrap().image(7, &mut b).unwrap();
+    Composed::new(items.clone(), pair(2, 16)).unwrap().image(7, &mut b).unwrap();
     assert_ne!(a, b, "another seed");
-    let message = Pairs::new(items, pair(1, 33)).err().unwrap().to_string();
-    assert_eq!(message, "item side of pairs is 33, expected 1 to the canvas side, 32");
+    let single = Composed::new(items.clone(), ComposedConfig { items: 1, ..pair(1, 16) }).unwrap();
+    assert_eq!((single.classes(), single.label(13), single.classes_of(3)), (10, 3, &[3][..]));
+    single.image(7, &mut b).unwrap();
+    let lit = |image: &[u8]| image.iter().filter(|&&p| p > 0).count();
+    assert!((1..=16 * 16).contains(&lit(&b)) && lit(&a) > lit(&b), "one item");
+    let message =
+        Composed::new(items.clone(), ComposedConfig { items: 3, ..pair(1, 16) }).err().unwrap();
+    assert_eq!(message.to_string(), "items on a composed image is 3, expected 1 or 2");
+    let message = Composed::new(items, pair(1, 33)).err().unwrap().to_string();
+    assert_eq!(message, "side of composed items is 33, expected 1 to the canvas side, 32");
 }
 
 /// One white image per class, so that a pair shows exactly where its two items lie.
@@ -295,8 +303,8 @@ impl Dataset for White {
 
 #[test]
 fn items_are_whole_and_the_brighter_shows() {
-    let config = PairsConfig { len: 3 * 60, canvas: 9, item: 4, seed: 1 };
-    let pairs = Pairs::new(Arc::new(White), config).unwrap();
+    let config = ComposedConfig { len: 3 * 60, items: 2, canvas: 9, item: 4, seed: 1 };
+    let pairs = Composed::new(Arc::new(White), config).unwrap();
     let mut pixels = Vec::new();
     let mut apart = 0;
     for i in 0..pairs.len() {
@@ -305,8 +313,8 @@ fn items_are_whole_and_the_brighter_shows() {
         let (dim, bright) = (count(100), count(200));
         assert_eq!(dim + bright + count(0), 81);
         match pairs.classes_of(pairs.label(i)) {
-            (0, 1) => assert!(bright == 16 && dim <= 16, "{dim} {bright}"),
-            (0, 0) => assert!(bright == 0 && (16..=32).contains(&dim)),
+            [0, 1] => assert!(bright == 16 && dim <= 16, "{dim} {bright}"),
+            [0, 0] => assert!(bright == 0 && (16..=32).contains(&dim)),
             _ => assert!(dim == 0 && (16..=32).contains(&bright)),
         }
         apart += usize::from(dim + bright == 32);

@@ -93,15 +93,17 @@ pub struct Data {
     /// Hold out so many training images of each class, and validate on them instead (0 = off).
     #[serde(default)]
     pub hold_out: usize,
-    /// Compose pairs of the source's images and classify those.
+    /// Compose images of the source's and classify those.
     #[serde(default)]
-    pub pairs: Option<Pairs>,
+    pub composed: Option<Composed>,
 }
 
-/// Two items on one canvas, labelled by their unordered pair of classes.
+/// Items at random places of a canvas, labelled by what is on it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Pairs {
+pub struct Composed {
+    /// Items on an image, 1 or 2.
+    pub items: usize,
     /// How many composed images to train on.
     pub train_images: usize,
     /// How many to validate on.

@@ -1,17 +1,17 @@
 //! What a dataset is, and the datasets there are.
 
+mod composed;
 mod embedded;
 mod folder;
 mod idx;
 mod memory;
-mod pairs;
 mod source;
 mod subset;
 
+pub use composed::{Composed, ComposedConfig};
 pub use folder::ImageFolder;
 pub use idx::IdxDataset;
 pub use memory::InMemory;
-pub use pairs::{Pairs, PairsConfig};
 pub use source::{Data, FASHION_MNIST_FOLDER, Source, open};
 pub use subset::{Subset, hold_out};
 

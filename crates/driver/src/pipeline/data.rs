@@ -2,7 +2,7 @@
 
 use crate::config;
 use anyhow::{Context, Result, bail};
-use slimtau_data::{Data, Dataset, InMemory, Pairs, PairsConfig, Source, Subset, hold_out};
+use slimtau_data::{Composed, ComposedConfig, Data, Dataset, InMemory, Source, Subset, hold_out};
 use slimtau_space::SearchSpace;
 use std::path::Path;
 use std::sync::Arc;
@@ -24,14 +24,15 @@ pub fn of_run(config: &config::Data, space: &SearchSpace) -> Result<Data> {
     }
     data.train = first(data.train, config.train_images)?;
     data.validation = first(data.validation, config.validation_images)?;
-    if let Some(pairs) = &config.pairs {
-        let &config::Pairs { train_images, validation_images, canvas, item, seed } = pairs;
+    if let Some(composed) = &config.composed {
+        let &config::Composed { items, train_images, validation_images, canvas, item, seed } =
+            composed;
         // Both parts have seeds of their own, or the same places would go with the same labels.
-        let part = |items, len, seed| -> Result<Arc<dyn Dataset>> {
-            let composed = Pairs::new(items, PairsConfig { len, canvas, item, seed });
-            let composed = Arc::new(composed.context("data.pairs")?);
+        let part = |source, len, seed| -> Result<Arc<dyn Dataset>> {
+            let images = Composed::new(source, ComposedConfig { len, items, canvas, item, seed });
+            let images = Arc::new(images.context("data.composed")?);
             // Composing takes longer than a small network's training step on the image.
-            Ok(Arc::new(InMemory::new(composed)?))
+            Ok(Arc::new(InMemory::new(images)?))
         };
         data = Data {
             train: part(data.train, train_images, 2 * seed)?,

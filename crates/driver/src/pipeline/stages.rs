@@ -28,9 +28,9 @@ pub fn normalization(train: &dyn Dataset) -> Result<Normalization> {
     }
 }
 
-/// Whether images are Fashion-MNIST's own: pairs of them have another mean.
+/// Whether images are Fashion-MNIST's own: images composed of them have another mean.
 fn of_fashion_mnist(description: &str) -> bool {
-    description.contains("Fashion-MNIST") && !description.contains("pairs (")
+    description.contains("Fashion-MNIST") && !description.contains("composed images (")
 }
 
 /// A training loader; `seed` decides order and augmentation.
