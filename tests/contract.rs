@@ -105,7 +105,9 @@ fn every_sampler_draws_codes_of_its_space() {
     let space = SearchSpace::preset("cvpr2022").unwrap();
     // The competition's ranges: codes 1..=3 in the stem and stages 1 and 2, 1..=5, 1..=7.
     let most = [3, 3, 5, 7];
-    for sampler in ["uniform", "ccfs-m", "ccfs-f", "width-sum", "fairnas", "ofa", "sandwich"] {
+    let samplers =
+        ["uniform", "ccfs-m", "ccfs-f", "width-sum", "fairnas", "ofa", "sandwich", "pa-da"];
+    for sampler in samplers {
         let draw = |seed: &str| {
             let head = ["space", "sample", "--space", "cvpr2022", "-n", "9", "--seed", seed];
             let words: Vec<&str> = head.into_iter().chain(["--sampler", sampler]).collect();

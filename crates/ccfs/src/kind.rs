@@ -29,11 +29,15 @@ pub enum SamplerKind {
     /// `sandwich`, the sandwich rule (Yu and Huang, Universally Slimmable Networks): the largest,
     /// the smallest, and K - 2 uniform draws.
     Sandwich,
+    /// `pa-da`, PA&DA's path importance (Lu et al.). It learns in training: a [`crate::Sampler`],
+    /// which sees no gradients, draws what [`crate::PathImportance`] draws before it has seen any,
+    /// every choice uniform.
+    PaDa,
 }
 
 impl SamplerKind {
     /// All kinds.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Uniform,
         Self::CcfsM,
         Self::CcfsF,
@@ -41,6 +45,7 @@ impl SamplerKind {
         Self::FairNas,
         Self::ProgressiveShrinking,
         Self::Sandwich,
+        Self::PaDa,
     ];
 
     /// The name in configurations and on the command line.
@@ -53,6 +58,7 @@ impl SamplerKind {
             Self::FairNas => "fairnas",
             Self::ProgressiveShrinking => "ofa",
             Self::Sandwich => "sandwich",
+            Self::PaDa => "pa-da",
         }
     }
 }

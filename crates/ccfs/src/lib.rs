@@ -1,7 +1,9 @@
 //! Subnet samplers: which subnets of the supernet a training step trains.
 //!
 //! A [`Sampler`] is a pure function of its settings and the step's number: a resumed run needs no
-//! sampler state to draw what an uninterrupted one would have drawn.
+//! sampler state to draw what an uninterrupted one would have drawn. What learns from gradients as
+//! training goes on, [`PathImportance`] and [`ImageImportance`], is a state of its own that the owner
+//! of the training state saves and restores; its draws are a function of that state and a number.
 //!
 //! ```
 //! use slimtau_ccfs::{Sampler, SamplerKind};
@@ -16,8 +18,12 @@
 //! ```
 #![deny(missing_docs)]
 
+mod dynamic;
 mod fair;
+mod images;
+mod importance;
 mod kind;
+mod paths;
 mod sampler;
 mod shrinking;
 
@@ -26,5 +32,8 @@ mod shrinking;
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+pub use dynamic::{ComplexityDecay, MomentumGroups, UnknownSplit};
+pub use images::ImageImportance;
 pub use kind::{SamplerKind, UnknownSampler};
+pub use paths::PathImportance;
 pub use sampler::Sampler;

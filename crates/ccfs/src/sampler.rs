@@ -1,6 +1,6 @@
 //! Drawing a step's subnets.
 
-use crate::{SamplerKind, fair, shrinking};
+use crate::{PathImportance, SamplerKind, fair, shrinking};
 use slimtau_base::stream;
 use slimtau_space::{Arch, CostModel, SearchSpace, SpaceError};
 
@@ -79,6 +79,9 @@ impl Sampler {
                 subnets.truncate(self.keep);
                 subnets
             }
+            SamplerKind::PaDa => {
+                PathImportance::new(&self.space, 0.0).draw(self.seed, step, self.keep)
+            }
         }
     }
 
@@ -94,7 +97,8 @@ impl Sampler {
             SamplerKind::Uniform
             | SamplerKind::FairNas
             | SamplerKind::ProgressiveShrinking
-            | SamplerKind::Sandwich => None,
+            | SamplerKind::Sandwich
+            | SamplerKind::PaDa => None,
         }
     }
 

@@ -55,7 +55,7 @@ fn names_round_trip() {
     let unknown = "ccfs".parse::<SamplerKind>().unwrap_err().to_string();
     assert_eq!(
         unknown,
-        "no sampler `ccfs`; there are uniform, ccfs-m, ccfs-f, width-sum, fairnas, ofa, sandwich"
+        "no sampler `ccfs`; there are uniform, ccfs-m, ccfs-f, width-sum, fairnas, ofa, sandwich, pa-da"
     );
 }
 

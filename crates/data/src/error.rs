@@ -52,6 +52,18 @@ pub enum DataError {
         /// The batch size.
         batch: usize,
     },
+    /// A step for which no images were drawn.
+    #[error(
+        "step {step} has no images: they were drawn for steps {first} to {end}, the last excluded"
+    )]
+    StepNotDrawn {
+        /// The step.
+        step: u64,
+        /// The first step with images.
+        first: u64,
+        /// The first step after them.
+        end: u64,
+    },
     /// A loader thread ended without a result: the dataset's code panicked.
     #[error("a loader thread panicked at step {step}")]
     WorkerPanicked {

@@ -321,3 +321,58 @@ fn items_are_whole_and_the_brighter_shows() {
     }
     assert!((10..170).contains(&apart), "shifts vary independently: {apart} of 180 apart");
 }
+
+#[test]
+fn drawn_images_come_at_their_places() {
+    let dataset = small();
+    let pipeline = Pipeline::CropFlip(CropFlip::default());
+    let images: Arc<[u32]> = [4, 4, 49, 0, 7, 4, 4, 1, 2].into();
+    let direct = Loader::new(dataset.clone(), config(pipeline, 3, 0)).unwrap();
+    let drawn = direct.drawn(10, images.clone()).unwrap();
+    assert_eq!(drawn.steps_per_epoch(), 3);
+    let batches: Vec<Batch> = (10..13).map(|s| drawn.batch(s).unwrap()).collect();
+    for (batch, images) in batches.iter().zip(images.chunks(3)) {
+        assert_eq!(batch.indices, images);
+        let labels: Vec<u32> = images.iter().map(|&i| dataset.label(i as usize)).collect();
+        assert_eq!(batch.labels, labels);
+    }
+    // The same image differs from place to place, within a batch and between batches.
+    let views: Vec<&[f32]> = batches.iter().flat_map(|b| b.images.chunks(784)).collect();
+    for (a, b) in [(0, 1), (0, 5), (1, 6), (5, 6)] {
+        assert_ne!(views[a], views[b], "places {a} and {b}");
+    }
+    // The batches do not depend on where the draw began, on prefetching, or on recycled buffers.
+    let later = direct.drawn(12, images[6..].into()).unwrap();
+    assert_same(&later.batch(12).unwrap(), &batches[2]);
+    for workers in [1, 2, 5] {
+        let loader = Loader::new(dataset.clone(), config(pipeline, 3, workers)).unwrap();
+        let drawn = loader.drawn(10, images.clone()).unwrap();
+        for (got, expected) in drawn.stream(11, 13).zip(&batches[1..]) {
+            let got = got.unwrap();
+            assert_same(&got, expected);
+            drawn.recycle(got);
+        }
+        // The loader itself goes on in its own order.
+        assert_same(&loader.batch(11).unwrap(), &direct.batch(11).unwrap());
+    }
+}
+
+#[test]
+fn drawn_images_that_cannot_be_are_refused() {
+    let loader = Loader::new(small(), config(Pipeline::Eval(Default::default()), 3, 0)).unwrap();
+    let error =
+        |first, images: &[u32]| loader.drawn(first, images.into()).err().unwrap().to_string();
+    assert_eq!(
+        error(0, &[1, 2]),
+        "number of drawn images is 2, expected one or more whole batches of 3"
+    );
+    assert!(error(0, &[]).contains("is 0, expected one or more"));
+    assert_eq!(error(0, &[1, 50, 2]), "drawn image is 50, expected below 50");
+    assert!(error(u64::MAX / 2, &[1, 2, 3]).contains("64-bit range"));
+    let drawn = loader.drawn(5, [1, 2, 3].into()).unwrap();
+    for step in [4, 6] {
+        let error = drawn.batch(step).unwrap_err();
+        assert!(matches!(error, DataError::StepNotDrawn { first: 5, end: 6, .. }), "{error}");
+    }
+    assert!(drawn.stream(5, 8).nth(1).unwrap().is_err());
+}

@@ -1,5 +1,9 @@
 //! One network (or supernet) in supervised training.
 
+mod grouped;
+
+pub use grouped::{GradientNorms, LabelledBatch, SubnetTask};
+
 use slimtau_base::{FileError, TensorFile};
 use slimtau_kernels::loss::{Target, cross_entropy};
 use slimtau_supernet::{BnMode, Layout, Plan, Session, SupernetError, Weights};
@@ -41,8 +45,11 @@ pub struct Learner {
     config: LearnerConfig,
     layout: Arc<Layout>,
     weights: Weights,
-    velocity: Vec<f32>,
+    /// One per momentum group; without groups, one.
+    velocities: Vec<Vec<f32>>,
     grads: Vec<f32>,
+    /// Where subnets' gradients add up when each one's norm is wanted; empty until then.
+    total: Vec<f32>,
     session: Session,
     grad_logits: Vec<f32>,
     active: Vec<Range<usize>>,
@@ -51,19 +58,31 @@ pub struct Learner {
 impl Learner {
     /// Training from `start`, with the optimiser at rest.
     pub fn new(config: LearnerConfig, layout: Arc<Layout>, start: Weights) -> Self {
-        let velocity = vec![0.0; start.params.len()];
-        Self::assemble(config, layout, start, velocity)
+        let velocities = vec![vec![0.0; start.params.len()]];
+        Self::assemble(config, layout, start, velocities)
+    }
+
+    /// The same with so many momentum buffers, all at rest, for [`Learner::step_grouped`];
+    /// [`Learner::step`] uses the first. Each is as long as the parameters. 0 counts as 1.
+    pub fn with_momentum_groups(mut self, groups: usize) -> Self {
+        self.velocities = vec![vec![0.0; self.weights.params.len()]; groups.max(1)];
+        self
+    }
+
+    /// How many momentum buffers there are.
+    pub fn momentum_groups(&self) -> usize {
+        self.velocities.len()
     }
 
     fn assemble(
         config: LearnerConfig,
         layout: Arc<Layout>,
         weights: Weights,
-        velocity: Vec<f32>,
+        velocities: Vec<Vec<f32>>,
     ) -> Self {
-        let grads = vec![0.0; weights.params.len()];
+        let (grads, total) = (vec![0.0; weights.params.len()], Vec::new());
         let (session, grad_logits, active) = (Session::new(), Vec::new(), Vec::new());
-        Self { config, layout, weights, velocity, grads, session, grad_logits, active }
+        Self { config, layout, weights, velocities, grads, total, session, grad_logits, active }
     }
 
     /// The weights as they stand.
@@ -98,32 +117,32 @@ impl Learner {
         let mut count = 0.0;
         self.active.clear();
         for plan in plans {
-            let one = self.accumulate(plan, images, labels, soft_labels)?;
-            report.loss += one.loss;
-            report.label_loss += one.label_loss;
-            report.teacher_loss += one.teacher_loss;
-            report.top1 += one.top1;
+            report.add(self.accumulate(
+                plan,
+                images,
+                labels,
+                |config, classes, logits, grad| {
+                    mean_losses(config, classes, logits, labels, soft_labels, grad)
+                },
+            )?);
             count += 1.0;
             plan.add_active_ranges(true, &mut self.active);
         }
         slimtau_supernet::merge_ranges(&mut self.active);
-        let Self { weights, grads, velocity, active, .. } = self;
-        self.config.sgd.step(lr, &mut weights.params, grads, velocity, active);
-        for sum in
-            [&mut report.loss, &mut report.label_loss, &mut report.teacher_loss, &mut report.top1]
-        {
-            *sum /= f64::max(count, 1.0);
-        }
+        let Self { weights, grads, velocities, active, .. } = self;
+        self.config.sgd.step(lr, &mut weights.params, grads, &mut velocities[0], active);
+        report.divide(f64::max(count, 1.0));
         Ok(report)
     }
 
-    /// Adds one subnet's gradients.
+    /// Adds one subnet's gradients. `losses` of (settings, classes, logits, their gradient, which is
+    /// zero) returns the unweighted losses against labels and teacher and adds their gradient.
     fn accumulate(
         &mut self,
         plan: &Plan,
         images: &[f32],
         labels: &[u32],
-        soft_labels: Option<&[f32]>,
+        losses: impl FnOnce(&LearnerConfig, usize, &[f32], &mut [f32]) -> (f64, f64),
     ) -> Result<StepReport, SupernetError> {
         let Self { config, weights, grads, session, grad_logits, .. } = self;
         let Weights { params, buffers } = weights;
@@ -133,10 +152,8 @@ impl Learner {
         assert_eq!(logits.len(), labels.len() * classes, "one label per image");
         grad_logits.clear();
         grad_logits.resize(logits.len(), 0.0);
+        let (label_loss, teacher_loss) = losses(config, classes, logits, grad_logits);
         let (label, teacher) = (config.label_weight, config.teacher_weight);
-        let label_loss = cross_entropy(classes, logits, Target::Hard(labels), label, grad_logits);
-        let teacher_loss = soft_labels
-            .map_or(0.0, |p| cross_entropy(classes, logits, Target::Soft(p), teacher, grad_logits));
         let top1 = top1_share(classes, logits, labels);
         session.backward(plan, params, images, grad_logits, grads);
         let loss = f64::from(label) * label_loss + f64::from(teacher) * teacher_loss;
@@ -149,11 +166,14 @@ impl Learner {
         let Weights { params, buffers } = &self.weights;
         file.insert("params", &[params.len()], params.clone());
         file.insert("buffers", &[buffers.len()], buffers.clone());
-        file.insert("velocity", &[self.velocity.len()], self.velocity.clone());
+        for (group, velocity) in self.velocities.iter().enumerate() {
+            file.insert(velocity_name(group), &[velocity.len()], velocity.clone());
+        }
         file
     }
 
-    /// Goes on from [`Learner::to_file`]. `path` is where the tensors came from, for messages.
+    /// Goes on from [`Learner::to_file`], with as many momentum groups as it had. `path` is where
+    /// the tensors came from, for messages.
     ///
     /// # Errors
     /// When a tensor is missing or does not fit the layout.
@@ -165,9 +185,51 @@ impl Learner {
     ) -> Result<Self, FileError> {
         let params = file.take(path, "params", &[layout.params()])?;
         let buffers = file.take(path, "buffers", &[layout.buffers()])?;
-        let velocity = file.take(path, "velocity", &[layout.params()])?;
-        Ok(Self::assemble(config, layout, Weights { params, buffers }, velocity))
+        let mut velocities = vec![file.take(path, &velocity_name(0), &[layout.params()])?];
+        while file.tensors.contains_key(&velocity_name(velocities.len())) {
+            velocities.push(file.take(
+                path,
+                &velocity_name(velocities.len()),
+                &[layout.params()],
+            )?);
+        }
+        Ok(Self::assemble(config, layout, Weights { params, buffers }, velocities))
     }
+}
+
+impl StepReport {
+    fn add(&mut self, other: Self) {
+        self.loss += other.loss;
+        self.label_loss += other.label_loss;
+        self.teacher_loss += other.teacher_loss;
+        self.top1 += other.top1;
+    }
+
+    fn divide(&mut self, count: f64) {
+        for sum in [&mut self.loss, &mut self.label_loss, &mut self.teacher_loss, &mut self.top1] {
+            *sum /= count;
+        }
+    }
+}
+
+fn velocity_name(group: usize) -> String {
+    if group == 0 { "velocity".into() } else { format!("velocity.{group}") }
+}
+
+/// Both losses as plain means over the batch; adds their weighted gradients.
+fn mean_losses(
+    config: &LearnerConfig,
+    classes: usize,
+    logits: &[f32],
+    labels: &[u32],
+    soft_labels: Option<&[f32]>,
+    grad: &mut [f32],
+) -> (f64, f64) {
+    let (label, teacher) = (config.label_weight, config.teacher_weight);
+    let label_loss = cross_entropy(classes, logits, Target::Hard(labels), label, grad);
+    let teacher_loss =
+        soft_labels.map_or(0.0, |p| cross_entropy(classes, logits, Target::Soft(p), teacher, grad));
+    (label_loss, teacher_loss)
 }
 
 /// Share of rows whose label has the highest logit; of equal logits the first counts.

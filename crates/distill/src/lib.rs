@@ -3,7 +3,9 @@
 //! Stage 2 of the method: every batch, each of K subnets learns from the labels and from the
 //! teacher's soft labels; gradients accumulate over the K, then one update (section "CCFS +
 //! distillation" of the paper). The same [`Learner`] without a teacher trains the largest network
-//! (stage 0) and stand-alone subnets.
+//! (stage 0) and stand-alone subnets. [`Learner::step_grouped`] is the step of methods that treat
+//! subnets or images unequally: a learning rate and a momentum buffer per subnet, a weight per image,
+//! and the gradient norms of both.
 //!
 //! The crate knows nothing about datasets, samplers, schedules or files.
 //!
@@ -37,5 +39,5 @@ mod teacher;
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-pub use learner::{Learner, LearnerConfig, StepReport};
+pub use learner::{GradientNorms, LabelledBatch, Learner, LearnerConfig, StepReport, SubnetTask};
 pub use teacher::Teacher;

@@ -1,6 +1,10 @@
 //! A run's configuration: everything that decides its result, in one TOML file that refuses
 //! unknown keys.
 
+mod methods;
+
+pub use methods::{Dynamic, PaDa};
+
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use slimtau_base::read_text;
@@ -203,7 +207,7 @@ pub struct Ccfs {
     pub steps: u64,
     pub batch: usize,
     pub optimizer: Optimizer,
-    /// `uniform`, `ccfs-m`, `ccfs-f`, `width-sum`, `fairnas`, `ofa` or `sandwich`.
+    /// `uniform`, `ccfs-m`, `ccfs-f`, `width-sum`, `fairnas`, `ofa`, `sandwich` or `pa-da`.
     pub sampler: String,
     /// Subnets drawn per step (p).
     pub candidates: usize,
@@ -218,6 +222,12 @@ pub struct Ccfs {
     pub teacher_weight: f32,
     #[serde(default = "default_one")]
     pub temperature: f32,
+    /// Settings of `sampler = "pa-da"`, and only of that; the defaults where left out.
+    #[serde(default)]
+    pub pa_da: Option<PaDa>,
+    /// Left out: one schedule and one momentum for all subnets.
+    #[serde(default)]
+    pub dynamic: Option<Dynamic>,
 }
 
 /// Which subnets are ranked.
@@ -310,12 +320,15 @@ impl Config {
 
     /// Checks a configuration's text; `path` is where it came from.
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
-        let config: Self = toml::from_str(text).map_err(|e| {
+        let mut config: Self = toml::from_str(text).map_err(|e| {
             let before = text.as_bytes().iter().take(e.span().map_or(0, |s| s.start));
             let line = 1 + before.filter(|b| **b == b'\n').count();
             anyhow::anyhow!("{}, line {line}: {}", path.display(), e.message())
         })?;
         config.check().with_context(|| path.display().to_string())?;
+        if config.ccfs.sampler == SamplerKind::PaDa.name() {
+            config.ccfs.pa_da.get_or_insert_default();
+        }
         Ok(config)
     }
 
@@ -382,7 +395,8 @@ impl Config {
             in_range("moco.bn_momentum", moco.bn_momentum, 0.0, 1.0)?;
             in_range("moco.min_scale", moco.min_scale, 0.01, 1.0)?;
         }
-        self.ccfs.sampler.parse::<SamplerKind>().context("ccfs.sampler")?;
+        let sampler = self.ccfs.sampler.parse::<SamplerKind>().context("ccfs.sampler")?;
+        methods::check(sampler, self.ccfs.pa_da.as_ref(), self.ccfs.dynamic.as_ref())?;
         at_least("ccfs.keep", self.ccfs.keep, 1)?;
         at_least("ccfs.candidates", self.ccfs.candidates, self.ccfs.keep)?;
         in_range("ccfs.temperature", self.ccfs.temperature, 0.01, 100.0)?;

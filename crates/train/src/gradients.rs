@@ -1,6 +1,6 @@
 //! What may happen to flat gradients between backward and the optimiser: the mean over data-parallel
-//! replicas, and clipping by the global norm. Both have one order of summation, whatever the number
-//! of threads.
+//! replicas, clipping by the global norm, and summing while each summand's norm is taken. All have one
+//! order of summation, whatever the number of threads.
 
 use rayon::prelude::*;
 
@@ -46,6 +46,34 @@ pub fn clip_global_norm(grads: &mut [f32], max_norm: f64) -> f64 {
         grads.par_chunks_mut(CHUNK).for_each(|chunk| chunk.iter_mut().for_each(|g| *g *= factor));
     }
     norm
+}
+
+/// Adds `grads` to `total`, zeroes them, ready for the next backward pass, and returns their L2 norm
+/// as they were: the norm of one summand of an accumulated gradient. Allocates nothing.
+///
+/// # Panics
+/// When the buffers differ in length.
+pub fn drain_into(total: &mut [f32], grads: &mut [f32]) -> f64 {
+    assert_eq!(total.len(), grads.len(), "total and gradients differ in length");
+    drained_squares(total, grads).sqrt()
+}
+
+/// The sum of squares along a tree of halves that depends on the length alone.
+fn drained_squares(total: &mut [f32], grads: &mut [f32]) -> f64 {
+    if grads.len() > CHUNK {
+        let half = grads.len() / 2;
+        let (total_a, total_b) = total.split_at_mut(half);
+        let (grads_a, grads_b) = grads.split_at_mut(half);
+        let (a, b) =
+            rayon::join(|| drained_squares(total_a, grads_a), || drained_squares(total_b, grads_b));
+        return a + b;
+    }
+    let squares = sum_of_squares(grads);
+    for (t, g) in total.iter_mut().zip(grads) {
+        *t += *g;
+        *g = 0.0;
+    }
+    squares
 }
 
 /// In f64, where no f32 square overflows; eight running sums, so that the compiler can use vectors.
@@ -106,12 +134,27 @@ mod tests {
     }
 
     #[test]
-    fn the_norm_does_not_depend_on_the_number_of_threads() {
+    fn draining_adds_clears_and_measures() {
+        for n in [0, 1, 90_001] {
+            let (mut total, mut grads) = (vec![1.0f32; n], vec![-2.0f32; n]);
+            let norm = drain_into(&mut total, &mut grads);
+            assert!((norm - 2.0 * (n as f64).sqrt()).abs() <= 1e-9 * norm, "{norm} of {n}");
+            assert!(total.iter().all(|&t| t == -1.0) && grads.iter().all(|&g| g == 0.0));
+            assert_eq!(drain_into(&mut total, &mut grads), 0.0);
+        }
+    }
+
+    #[test]
+    fn norms_do_not_depend_on_the_number_of_threads() {
         let grads: Vec<f32> = (0..200_001).map(|i| ((i * 7919) % 1000) as f32 * 1e-3).collect();
-        let norm = |threads| {
+        let norms = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| clip_global_norm(&mut grads.clone(), 1.0)).to_bits()
+            pool.install(|| {
+                let clipped = clip_global_norm(&mut grads.clone(), 1.0);
+                let drained = drain_into(&mut vec![0.0; grads.len()], &mut grads.clone());
+                (clipped.to_bits(), drained.to_bits())
+            })
         };
-        assert_eq!(norm(1), norm(3));
+        assert_eq!(norms(1), norms(3));
     }
 }

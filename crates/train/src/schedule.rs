@@ -7,6 +7,12 @@ pub enum ScheduleKind {
     Constant,
     /// Half a cosine from the base rate to the final one (Loshchilov & Hutter, SGDR, 2017).
     Cosine,
+    /// Polynomial decay, final + (base - final) (1 - done)^power, where `done` is the share of the
+    /// steps after the warm-up that are made. Power 1 is linear; a larger one falls earlier.
+    Polynomial {
+        /// The decay's exponent; above 0.
+        power: f64,
+    },
     /// The base rate times `factor` to the number of whole `every` steps since the warm-up, but
     /// never below the final rate.
     Step {
@@ -30,7 +36,7 @@ pub struct Schedule {
     pub total_steps: u64,
     /// What happens after the warm-up.
     pub kind: ScheduleKind,
-    /// Rate that a cosine reaches at `total_steps`, and below which steps do not fall.
+    /// Rate that a cosine or a polynomial reaches at `total_steps`, and below which steps do not fall.
     pub final_lr: f64,
 }
 
@@ -48,6 +54,10 @@ impl Schedule {
                 // Beyond i32::MAX drops any factor below 1 has long reached 0.
                 let drops = i32::try_from(after / every.max(1)).unwrap_or(i32::MAX);
                 (self.base_lr * factor.powi(drops)).max(self.final_lr)
+            }
+            ScheduleKind::Polynomial { power } => {
+                let left = (length - after) as f64 / length as f64;
+                self.final_lr + (self.base_lr - self.final_lr) * left.powf(power)
             }
             ScheduleKind::Cosine => {
                 let done = after as f64 / length as f64;
@@ -82,6 +92,15 @@ mod tests {
         check(cosine(4, 10), 4, 0.5);
         check(cosine(4, 10), 7, 0.3);
         check(Schedule { kind: ScheduleKind::Constant, ..cosine(0, 10) }, 9, 0.5);
+        // From 0.5 to 0.1 over 10 steps: 0.1 + 0.4 (1 - s/10)^power.
+        let polynomial =
+            |power| Schedule { kind: ScheduleKind::Polynomial { power }, ..cosine(0, 10) };
+        check(polynomial(1.0), 0, 0.5);
+        check(polynomial(1.0), 5, 0.3);
+        check(polynomial(2.0), 5, 0.2);
+        check(polynomial(0.5), 9, 0.1 + 0.4 * 0.1f64.sqrt());
+        check(polynomial(4.0), 10, 0.1);
+        check(polynomial(4.0), 99, 0.1);
         let kind = ScheduleKind::Step { every: 3, factor: 0.5 };
         let steps = Schedule { kind, ..cosine(4, 12) };
         check(steps, 3, 0.4);
@@ -95,7 +114,8 @@ mod tests {
     fn kinds() -> impl Strategy<Value = ScheduleKind> {
         let step =
             (0u64..9, 0.0..1.0).prop_map(|(every, factor)| ScheduleKind::Step { every, factor });
-        prop_oneof![Just(ScheduleKind::Constant), Just(ScheduleKind::Cosine), step]
+        let polynomial = (0.1..8.0).prop_map(|power| ScheduleKind::Polynomial { power });
+        prop_oneof![Just(ScheduleKind::Constant), Just(ScheduleKind::Cosine), step, polynomial]
     }
 
     proptest! {

@@ -1,5 +1,7 @@
-//! Batches as a pure function of (dataset, configuration, step).
+//! Batches as a pure function of (dataset, configuration, step), or of (dataset, configuration, drawn
+//! images, step) where the caller chooses the images.
 
+mod drawn;
 mod order;
 mod stream;
 
@@ -8,8 +10,8 @@ pub use stream::BatchStream;
 
 use crate::transform::{EvalCrop, Pixels};
 use crate::{DataError, Dataset, Normalization, Pipeline, Scratch};
+use drawn::Places;
 use order::Positions;
-use slimtau_base::stream;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// How a [`Loader`] makes batches.
@@ -95,9 +97,9 @@ pub struct Loader {
 struct Shared {
     dataset: Arc<dyn Dataset>,
     config: LoaderConfig,
-    positions: Positions,
-    /// Batches handed back, whose buffers the next ones take.
-    spare: Mutex<Vec<Batch>>,
+    places: Places,
+    /// Batches handed back, whose buffers the next ones take. A loader of drawn images shares them.
+    spare: Arc<Mutex<Vec<Batch>>>,
 }
 
 /// Buffers of one thread.
@@ -125,8 +127,27 @@ impl Loader {
         config.normalization.check(channels)?;
         let LoaderConfig { batch, seed, order, last_batch, .. } = config;
         let positions = Positions::new(dataset.len(), batch, seed, order, last_batch)?;
-        let spare = Mutex::default();
-        Ok(Self { shared: Arc::new(Shared { dataset, config, positions, spare }) })
+        let (places, spare) = (Places::Ordered(positions), Arc::default());
+        Ok(Self { shared: Arc::new(Shared { dataset, config, places, spare }) })
+    }
+
+    /// The same loader with the caller's choice of images: place k of step `first_step` + s holds
+    /// `images[s * batch + k]`, and there are no other steps. An image may occur any number of times,
+    /// even within a batch, and is augmented anew each time: augmentations are numbered by the place,
+    /// counted from step 0. So loaders of successive ranges of steps never repeat one.
+    ///
+    /// A batch is a pure function of (dataset, configuration, `images`, `first_step`, step), and
+    /// [`Loader::stream`] prepares it ahead as any other.
+    ///
+    /// # Errors
+    /// When an image is not in the dataset, `images` are no whole number of batches, or a place lies
+    /// beyond 64 bits.
+    pub fn drawn(&self, first_step: u64, images: Arc<[u32]>) -> Result<Self, DataError> {
+        let Shared { dataset, config, spare, .. } = &*self.shared;
+        let drawn = drawn::Drawn::new(dataset.len(), config.batch, first_step, images)?;
+        let (dataset, config) = (Arc::clone(dataset), config.clone());
+        let (places, spare) = (Places::Drawn(drawn), Arc::clone(spare));
+        Ok(Self { shared: Arc::new(Shared { dataset, config, places, spare }) })
     }
 
     /// The dataset behind it.
@@ -140,15 +161,16 @@ impl Loader {
     }
 
     /// Steps until every image (but those [`LastBatch::Drop`] drops) was seen once: the number of
-    /// whole batches with [`LastBatch::Drop`], otherwise rounded up.
+    /// whole batches with [`LastBatch::Drop`], otherwise rounded up. Of a loader of drawn images,
+    /// the number of its steps.
     pub fn steps_per_epoch(&self) -> u64 {
-        self.shared.positions.steps_per_epoch()
+        self.shared.places.steps_per_epoch()
     }
 
     /// The batch of `step`, made in the caller's thread; no earlier batch is needed for it.
     ///
     /// # Errors
-    /// When an image cannot be read, or `step` lies beyond 64-bit positions.
+    /// When an image cannot be read, `step` lies beyond 64-bit positions, or nothing was drawn for it.
     pub fn batch(&self, step: u64) -> Result<Batch, DataError> {
         let batch = self.shared.assemble(step, &mut Buffers::default(), || true)?;
         Ok(batch.expect("assembling is only given up where told so"))
@@ -183,7 +205,7 @@ impl Shared {
         let (size, channels) = (dataset.size(), dataset.channels());
         let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let Batch { mut images, second, mut labels, mut indices, .. } = spare.unwrap_or_default();
-        let draws = self.positions.of_step(step)?;
+        let draws = self.places.of_step(step)?;
         let n = draws.len();
         let n_values = size * size * channels;
         labels.clear();
@@ -194,17 +216,14 @@ impl Shared {
             second.resize(n * n_values, 0.0);
             second
         });
-        for (k, (epoch, index)) in draws.into_iter().enumerate() {
+        for (k, (at, index)) in draws.into_iter().enumerate() {
             if !go_on() {
                 return Ok(None);
             }
             let i = index as usize;
             let (height, width) = dataset.image(i, &mut buffers.pixels)?;
             let pixels = Pixels { data: &buffers.pixels, height, width, channels };
-            // Unique to (epoch, image), so it matters neither in which batch an image comes nor
-            // which thread handles it. Wrapping could only repeat a stream after 2^64 images.
-            let number = epoch.wrapping_mul(dataset.len() as u64).wrapping_add(index.into());
-            let mut rng = stream(config.seed, "augment", number);
+            let mut rng = self.places.augmentation(config.seed, dataset.len(), at, index);
             let mut view = |out: &mut [f32]| {
                 let scratch = &mut buffers.scratch;
                 config.pipeline.view(pixels, size, &config.normalization, &mut rng, scratch, out);

@@ -32,7 +32,8 @@ pub enum Space {
         /// Seed of the draws
         #[arg(long, default_value_t = 0)]
         seed: u64,
-        /// uniform, ccfs-m, ccfs-f, width-sum, fairnas, ofa or sandwich
+        /// uniform, ccfs-m, ccfs-f, width-sum, fairnas, ofa, sandwich, or pa-da (without gradients:
+        /// as training begins, uniform)
         #[arg(long, default_value_t = SamplerKind::Uniform)]
         sampler: SamplerKind,
         /// Subnets that a CCFS sampler draws per step (p)

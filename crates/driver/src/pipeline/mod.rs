@@ -5,6 +5,7 @@
 //! file is written atomically and a stage whose result is there is not run again, so the same
 //! command always goes on where the last one stopped.
 
+mod adaptive;
 mod data;
 mod experiment;
 mod ground_truth;
@@ -145,6 +146,10 @@ impl Run {
         let space = config
             .search_space(config_folder)
             .with_context(|| format!("{}: space", args.config.display()))?;
+        if let Some(dynamic) = &config.ccfs.dynamic {
+            // A wrong split is found now, not after the teacher is trained.
+            dynamic.groups(&space).with_context(|| args.config.display().to_string())?;
+        }
         let layout = Layout::supernet(&space)?;
         let paths =
             [&mut config.teacher.weights, &mut config.subnets.codes, &mut config.standalone.truth];

@@ -1,6 +1,7 @@
 //! Stages 0 to 2: teacher, MoCo, CCFS with distillation.
 
 use super::Run;
+use super::adaptive::{Adaptive, Paths};
 use super::supervised::{Feed, Subnets, Supervised};
 use crate::config::{Data, Optimizer};
 use anyhow::{Context, Result};
@@ -150,6 +151,19 @@ pub fn ccfs(run: &Run) -> Result<Outcome> {
     };
     let sampler = Sampler::new(&run.space, kind, stage.candidates, stage.keep, config.seed)
         .with_total_steps(stage.steps);
+    let teacher = Teacher::new(largest, teacher, stage.temperature);
+    if stage.pa_da.is_some() || stage.dynamic.is_some() {
+        let paths = match &stage.pa_da {
+            Some(pa_da) => Paths::learned(run, loader, pa_da.clone()),
+            None => Paths::Sampled(Box::new(sampler), Feed::new(loader, stage.steps)),
+        };
+        let mut state = Adaptive::new(run, settings, start, paths, teacher)?;
+        let outcome = run.train("ccfs", stage.steps, &mut state)?;
+        if outcome == Outcome::Finished {
+            state.learner().weights().save(layout, &path)?;
+        }
+        return Ok(outcome);
+    }
     let mut state = Supervised {
         learner: Learner::new(settings.clone(), Arc::clone(layout), start),
         config: settings,
@@ -160,7 +174,7 @@ pub fn ccfs(run: &Run) -> Result<Outcome> {
             layout: Arc::clone(layout),
             sampler: Box::new(sampler),
         },
-        teacher: Some(Teacher::new(largest, teacher, stage.temperature)),
+        teacher: Some(teacher),
     };
     for point in 1..=run.points {
         let path = run.point_path(point);

@@ -63,7 +63,8 @@ pub fn stage(run: &Run) -> Result<()> {
     }
 
     let options = Bootstrap { seed: run.config.seed, ..Bootstrap::default() };
-    let name = format!("supernet ({})", run.config.ccfs.sampler);
+    let dynamic = run.config.ccfs.dynamic.as_ref().map_or("", |_| ", dynamic");
+    let name = format!("supernet ({}{dynamic})", run.config.ccfs.sampler);
     let methods = vec![Ranking::new(&name, &predictions, &truths, &options)?];
     let archs = subnets(run)?;
     let score = |f: &dyn Fn(&slimtau_space::Arch) -> f64| archs.iter().map(f).collect::<Vec<_>>();
