@@ -188,7 +188,7 @@ mod tests {
             assert_eq!((found.n_pairs, found.mean_tau), (3, Some(1.0)));
             assert_eq!(found.interval, Some(Interval { low: 1.0, high: 1.0 }));
         }
-        assert_eq!(reliability(&[row.clone()]).unwrap().single, None);
+        assert_eq!(reliability(std::slice::from_ref(&row)).unwrap().single, None);
         assert_eq!(agreement_with_the_rest(&[row], &options).unwrap().mean_tau, None);
         let constant = reliability(&[vec![0.1; 3], vec![0.1; 3], vec![0.1; 3]]).unwrap();
         assert_eq!((constant.single, constant.mean, constant.noise), (None, None, Some(0.0)));
