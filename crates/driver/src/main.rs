@@ -52,6 +52,8 @@ enum Command {
     /// Inherited accuracies, and how well they rank
     #[command(subcommand)]
     Rank(commands::rank::Rank),
+    /// Make an experiment's report again from its data
+    Report(commands::report::Report),
     /// Measure the speed of one kind of step
     Bench(bench::Bench),
 }
@@ -123,6 +125,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Ended> {
             Command::Space(command) => commands::space::run(&command)?,
             Command::Forward(args) => commands::forward::run(&args)?,
             Command::Rank(command) => commands::rank::run(&command)?,
+            Command::Report(args) => commands::report::run(&args)?,
             Command::Bench(args) => bench::run(&args)?,
         }
         Ok(Ended::Done)

@@ -139,14 +139,17 @@ pub(crate) fn resample<T: Send>(
 /// The middle `level` of `values`, quantiles interpolated linearly between order statistics.
 pub(crate) fn percentile_interval(mut values: Vec<f64>, level: f64) -> Option<Interval> {
     values.sort_unstable_by(f64::total_cmp);
+    let quantile = |q| quantile_of_sorted(&values, q);
+    Some(Interval { low: quantile((1.0 - level) / 2.0)?, high: quantile((1.0 + level) / 2.0)? })
+}
+
+/// The quantile `q` in [0, 1] of ascending values, interpolated linearly between order statistics.
+pub(crate) fn quantile_of_sorted(values: &[f64], q: f64) -> Option<f64> {
     let last = values.len().checked_sub(1)?;
-    let quantile = |q: f64| {
-        let position = q * last as f64;
-        let below = position.floor() as usize;
-        let above = (below + 1).min(last);
-        values[below] + (values[above] - values[below]) * (position - below as f64)
-    };
-    Some(Interval { low: quantile((1.0 - level) / 2.0), high: quantile((1.0 + level) / 2.0) })
+    let position = q * last as f64;
+    let below = position.floor() as usize;
+    let above = (below + 1).min(last);
+    Some(values[below] + (values[above] - values[below]) * (position - below as f64))
 }
 
 #[cfg(test)]

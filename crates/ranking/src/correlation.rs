@@ -5,6 +5,7 @@
 
 use crate::inversions::sort_counting_inversions;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// Lists that no statistic can be computed from.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -109,14 +110,14 @@ pub(crate) fn check_list(what: &str, list: &[f64], n: usize) -> Result<(), Stati
 
 /// Two paired lists, sorted once.
 pub(crate) struct RankedPairs {
-    x: Ranked,
-    y: Ranked,
+    x: Arc<Ranked>,
+    y: Arc<Ranked>,
     /// Pair indices by rank of x, ties by rank of y.
     order: Vec<u32>,
 }
 
 /// One list: its values scaled into (-4, 4) and their dense ranks (0-based; ties share one).
-struct Ranked {
+pub(crate) struct Ranked {
     scaled: Vec<f64>,
     rank: Vec<u32>,
     n_distinct: usize,
@@ -126,7 +127,7 @@ struct Ranked {
 
 impl Ranked {
     /// `values` must be finite and fewer than 2^32.
-    fn new(values: &[f64]) -> Self {
+    pub(crate) fn new(values: &[f64]) -> Self {
         // Adding 0.0 turns -0.0 into 0.0: the two are one value and must tie.
         let mut keyed: Vec<(u64, u32)> =
             values.iter().zip(0..).map(|(v, i)| (sortable(v + 0.0), i)).collect();
@@ -208,7 +209,11 @@ impl RankedPairs {
     pub(crate) fn new(predictions: &[f64], truth: &[f64]) -> Result<Self, StatisticsError> {
         check_list("the predictions", predictions, truth.len())?;
         check_list("the truth", truth, truth.len())?;
-        let (x, y) = (Ranked::new(predictions), Ranked::new(truth));
+        Ok(Self::of(Arc::new(Ranked::new(predictions)), Arc::new(Ranked::new(truth))))
+    }
+
+    /// The pairs of two lists of one length that are sorted already, in O(n).
+    pub(crate) fn of(x: Arc<Ranked>, y: Arc<Ranked>) -> Self {
         // Spreading the indices, already in the order of y, stably over the ranks of x sorts by both.
         let mut next = vec![0_u32; x.n_distinct + 1];
         for &rank in &x.rank {
@@ -217,13 +222,13 @@ impl RankedPairs {
         for rank in 1..next.len() {
             next[rank] += next[rank - 1];
         }
-        let mut order = vec![0; truth.len()];
+        let mut order = vec![0; y.order.len()];
         for &i in &y.order {
             let slot = &mut next[x.rank[i as usize] as usize];
             order[*slot as usize] = i;
             *slot += 1;
         }
-        Ok(Self { x, y, order })
+        Self { x, y, order }
     }
 
     pub(crate) fn n(&self) -> usize {
@@ -259,6 +264,11 @@ impl RankedPairs {
 
     /// Kendall's tau-b of the list that holds pair i `counts[i]` times.
     pub(crate) fn kendall_tau(&self, counts: &[u32]) -> Option<f64> {
+        self.tau_parts(counts).tau()
+    }
+
+    /// What tau-b is made of, of the list that holds pair i `counts[i]` times.
+    pub(crate) fn tau_parts(&self, counts: &[u32]) -> TauParts {
         let total = counts.iter().map(|&c| u64::from(c)).sum::<u64>();
         // y in the order of x (ties in the order of y): its inversions are the discordant pairs.
         let mut sequence = Vec::with_capacity(total as usize);
@@ -287,16 +297,32 @@ impl RankedPairs {
         let y_tied: u64 = self.y.histogram(counts).iter().map(|&c| n_pairs(u64::from(c))).sum();
         let pairs = n_pairs(total);
         let (x_untied, y_untied) = (pairs - x_tied, pairs - y_tied);
-        if x_untied == 0 || y_untied == 0 {
-            return None;
-        }
         let discordant = sort_counting_inversions(&mut sequence);
         // Untied in both = all - tied in x - tied in y + tied in both.
         let untied = x_untied + both_tied - y_tied;
-        let difference = untied as f64 - 2.0 * discordant as f64;
+        TauParts { difference: untied as f64 - 2.0 * discordant as f64, x_untied, y_untied }
+    }
+}
+
+/// What tau-b is made of. Parts of several groups of pairs may be summed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct TauParts {
+    /// Concordant minus discordant pairs.
+    pub(crate) difference: f64,
+    /// Pairs not tied in the predictions.
+    pub(crate) x_untied: u64,
+    /// Pairs not tied in the truth.
+    pub(crate) y_untied: u64,
+}
+
+impl TauParts {
+    pub(crate) fn tau(self) -> Option<f64> {
+        if self.x_untied == 0 || self.y_untied == 0 {
+            return None;
+        }
         // The root of the product, not the product of roots: the root of a square is exact, so that
         // lists without ties give exactly 1 and -1 at the ends.
-        let tau = difference / (x_untied as f64 * y_untied as f64).sqrt();
+        let tau = self.difference / (self.x_untied as f64 * self.y_untied as f64).sqrt();
         Some(tau.clamp(-1.0, 1.0))
     }
 }

@@ -3,8 +3,10 @@
 //!
 //! A supernet predicts; stand-alone training is the truth. [`correlations`] says how well the
 //! first ranks the second, [`bootstrap`] how far that number would move with other architectures,
-//! [`paired_bootstrap`] whether one method ranks better than another, and [`noise_ceiling`] how
-//! well the truth ranks itself when it is trained again.
+//! [`paired_bootstrap`] whether one method ranks better than another, [`JointBootstrap`] both for
+//! many methods on the same resamples, [`kendall_tau_within`] what is left of a ranking among
+//! architectures of one kind, and [`noise_ceiling`] and [`reliability`] how well the truth ranks
+//! itself when it is trained again.
 //!
 //! ```
 //! use slimtau_ranking::{Bootstrap, bootstrap, correlations};
@@ -24,11 +26,14 @@
 mod bootstrap;
 mod correlation;
 mod inversions;
+mod joint;
 mod matching;
 mod paired;
 mod read;
+mod reliability;
 mod scores;
 mod selection;
+mod stratified;
 
 /// The README's example, run as a test.
 #[cfg(doctest)]
@@ -37,7 +42,13 @@ struct Readme;
 
 pub use bootstrap::{Bootstrap, Interval, Intervals, bootstrap};
 pub use correlation::{Correlations, StatisticsError, correlations, kendall_tau};
+pub use joint::{JointBootstrap, Statistic};
 pub use matching::{Matched, Pair, match_scores};
 pub use paired::{PairedDifference, holm, paired_bootstrap};
+pub use reliability::{
+    Agreement, Reliability, agreement_between_replicates, agreement_with_the_rest,
+    mean_of_replicates, quantile, reliability,
+};
 pub use scores::{Place, Score, Scores, ScoresError, write_competition_json, write_csv};
 pub use selection::{NoiseCeiling, noise_ceiling, regret, top_k_precision};
+pub use stratified::kendall_tau_within;

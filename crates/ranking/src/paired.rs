@@ -72,22 +72,34 @@ pub fn paired_bootstrap(
         Some(mean_tau(&a, &seeds, &architectures)? - mean_tau(&b, &seeds, &architectures)?)
     });
     let values: Vec<f64> = drawn.into_iter().flatten().collect();
-    let degenerate = options.resamples - values.len();
-    let at_most = values.iter().filter(|v| **v <= 0.0).count();
-    let at_least = values.iter().filter(|v| **v >= 0.0).count();
-    let rarer = at_most.min(at_least) as f64;
-    let p_value = 2.0 * (1.0 + rarer) / (1.0 + values.len() as f64);
-    Ok(PairedDifference {
-        n_architectures: truth.len(),
-        n_seeds,
-        tau_a,
-        tau_b,
-        difference: tau_a.zip(tau_b).map(|(a, b)| a - b),
-        p_value: (!values.is_empty()).then_some(p_value.min(1.0)),
-        interval: percentile_interval(values, options.level),
-        degenerate,
-        bootstrap: *options,
-    })
+    Ok(PairedDifference::from_resamples(truth.len(), n_seeds, (tau_a, tau_b), values, options))
+}
+
+impl PairedDifference {
+    /// From the resampled differences; those that are missing were degenerate.
+    pub(crate) fn from_resamples(
+        n_architectures: usize,
+        n_seeds: usize,
+        (tau_a, tau_b): (Option<f64>, Option<f64>),
+        values: Vec<f64>,
+        options: &Bootstrap,
+    ) -> Self {
+        let at_most = values.iter().filter(|v| **v <= 0.0).count();
+        let at_least = values.iter().filter(|v| **v >= 0.0).count();
+        let rarer = at_most.min(at_least) as f64;
+        let p_value = 2.0 * (1.0 + rarer) / (1.0 + values.len() as f64);
+        Self {
+            n_architectures,
+            n_seeds,
+            tau_a,
+            tau_b,
+            difference: tau_a.zip(tau_b).map(|(a, b)| a - b),
+            p_value: (!values.is_empty()).then_some(p_value.min(1.0)),
+            degenerate: options.resamples - values.len(),
+            interval: percentile_interval(values, options.level),
+            bootstrap: *options,
+        }
+    }
 }
 
 /// Mean of tau over seeds that are counted `seeds[s]` times; `None` when one of them has none.

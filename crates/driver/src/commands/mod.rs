@@ -1,7 +1,8 @@
-//! The commands around the pipeline: search spaces, single forward passes, ranking.
+//! The commands around the pipeline: search spaces, single forward passes, ranking, reports.
 
 pub mod forward;
 pub mod rank;
+pub mod report;
 pub mod space;
 
 use slimtau_space::{Arch, SearchSpace};

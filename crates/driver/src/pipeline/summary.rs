@@ -8,7 +8,7 @@ use crate::report::{
 };
 use anyhow::{Result, bail};
 use slimtau_ranking::{
-    Bootstrap, Score, Scores, holm, match_scores, noise_ceiling, paired_bootstrap, write_csv,
+    Bootstrap, Score, Scores, match_scores, noise_ceiling, paired_bootstrap, write_csv,
 };
 use slimtau_space::CostModel;
 use slimtau_train::read_log;
@@ -83,12 +83,7 @@ pub fn stage(run: &Run) -> Result<()> {
         let (a, b) = (name.clone(), baseline.to_owned());
         comparisons.push(Comparison { a, b, difference, adjusted_p_value: None });
     }
-    // Comparisons without a p-value (a constant list) do not count among those corrected.
-    let p_values: Vec<f64> = comparisons.iter().filter_map(|c| c.difference.p_value).collect();
-    let with_p = comparisons.iter_mut().filter(|c| c.difference.p_value.is_some());
-    for (comparison, p) in with_p.zip(holm(&p_values)?) {
-        comparison.adjusted_p_value = Some(p);
-    }
+    report::correct(&mut comparisons)?;
     let replicates: Vec<Vec<f64>> = (0..run.config.standalone.seeds as usize)
         .map(|k| rows.iter().filter_map(|r| r.stand_alone.get(k).copied()).collect())
         .collect();

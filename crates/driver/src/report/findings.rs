@@ -1,11 +1,11 @@
 //! The findings in plain words, made from the numbers and from nothing else. They claim no more than
 //! the intervals allow, and say so when a quantity that needs no training ranks as well.
 
-use super::{Comparison, Ranking, Report};
+use super::{Comparison, Ranking, Report, Verdict};
 use slimtau_ranking::Interval;
 
 /// Below this many architectures intervals by resampling are themselves unreliable.
-const FEW_ARCHITECTURES: usize = 20;
+pub(super) const FEW_ARCHITECTURES: usize = 20;
 
 /// The paragraph of findings, sentence by sentence.
 pub(super) fn findings(report: &Report) -> Vec<String> {
@@ -26,7 +26,7 @@ pub(super) fn findings(report: &Report) -> Vec<String> {
 }
 
 /// A number with its interval.
-fn with_interval(value: f64, interval: Option<Interval>, level: f64) -> String {
+pub(super) fn with_interval(value: f64, interval: Option<Interval>, level: f64) -> String {
     let level = 100.0 * level;
     match interval {
         Some(Interval { low, high }) => {
@@ -105,20 +105,22 @@ fn baseline(report: &Report, method: &Ranking) -> Option<String> {
 /// What the paired comparisons establish, one sentence each, and what they leave open, in one.
 fn compared(comparisons: &[Comparison]) -> Vec<String> {
     let (mut sentences, mut open) = (Vec::new(), Vec::new());
-    for Comparison { a, b, difference, adjusted_p_value } in comparisons {
-        let Some(value) = difference.difference else {
-            sentences.push(format!("{a} and {b} cannot be compared: a tau is undefined."));
-            continue;
-        };
-        let level = difference.bootstrap.level;
-        let undecided = difference.interval.is_none_or(|interval| interval.contains(0.0))
-            || adjusted_p_value.is_none_or(|p| p > 1.0 - level);
+    for comparison in comparisons {
+        let Comparison { a, b, difference, adjusted_p_value } = comparison;
         let p = adjusted_p_value.map_or(String::new(), |p| format!("p = {p:.3}"));
-        if undecided {
-            open.push(format!("{a} and {b} ({p})").replace(" ()", ""));
-            continue;
-        }
-        let (better, worse) = if value > 0.0 { (a, b) } else { (b, a) };
+        let (better, worse) = match comparison.verdict() {
+            Verdict::Better => (a, b),
+            Verdict::Worse => (b, a),
+            Verdict::Open => {
+                open.push(format!("{a} and {b} ({p})").replace(" ()", ""));
+                continue;
+            }
+            Verdict::Undefined => {
+                sentences.push(format!("{a} and {b} cannot be compared: a tau is undefined."));
+                continue;
+            }
+        };
+        let (value, level) = (difference.difference.unwrap_or(0.0), difference.bootstrap.level);
         sentences.push(format!(
             "{better} ranks better than {worse}: the tau of {a} minus that of {b} is {}, {p} after Holm's \
              correction.",

@@ -1,24 +1,23 @@
 //! The report as one self-contained page: no script, no font, no image from elsewhere.
 
+use super::depth::{DepthGroup, depth_groups};
 use super::findings::findings;
-use super::{Curve, Ranking, Report, Subnet, plots};
+use super::format::{
+    FOOT, NONE, count, definitions, duration, escape, head, interval, legend, or_none, tile,
+};
+use super::{Curve, DataSource, Ranking, Report, Subnet, Versions, plots};
 use slimtau_ranking::Interval;
 use std::fmt::Write;
-
-const STYLE: &str = include_str!("style.css");
 
 /// The whole page.
 ///
 /// # Errors
 /// When a chart cannot be drawn.
 pub(super) fn page(report: &Report) -> anyhow::Result<String> {
-    let title = escape(&report.title);
-    let mut out = format!(
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <title>{title}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{title}</h1>\n\
-         <p class=\"soft\">Does the accuracy a subnet inherits from its supernet rank architectures as \
-         their stand-alone training would?</p>\n"
+    let mut out = head(
+        &report.title,
+        "Does the accuracy a subnet inherits from its supernet rank architectures as their stand-alone \
+         training would?",
     );
     out += &tiles(report);
     out += "<section class=\"card findings\">\n";
@@ -30,63 +29,8 @@ pub(super) fn page(report: &Report) -> anyhow::Result<String> {
     out += &all_curves(report)?;
     out += &timings(report);
     out += &provenance(report);
-    out += "</main>\n</body>\n</html>\n";
+    out += FOOT;
     Ok(out)
-}
-
-/// `text` with everything that means something to HTML replaced.
-pub(super) fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out += "&amp;",
-            '<' => out += "&lt;",
-            '>' => out += "&gt;",
-            '"' => out += "&quot;",
-            '\'' => out += "&#39;",
-            c => out.push(c),
-        }
-    }
-    out
-}
-
-const NONE: &str = "–";
-
-fn or_none(value: Option<f64>, decimals: usize) -> String {
-    value.map_or(NONE.to_owned(), |v| format!("{v:.decimals$}"))
-}
-
-/// 1234567 as `1.23 M`.
-fn count(value: u64) -> String {
-    let v = value as f64;
-    match v {
-        v if v >= 1e9 => format!("{:.2} G", v / 1e9),
-        v if v >= 1e6 => format!("{:.2} M", v / 1e6),
-        v if v >= 1e4 => format!("{:.1} k", v / 1e3),
-        _ => value.to_string(),
-    }
-}
-
-/// Seconds in the units people read.
-fn duration(seconds: f64) -> String {
-    match seconds {
-        s if !s.is_finite() || s < 0.0 => NONE.to_owned(),
-        s if s < 9.95 => format!("{s:.1} s"),
-        s if s < 59.5 => format!("{s:.0} s"),
-        s => {
-            let total = s.round() as u64;
-            let (hours, minutes, seconds) = (total / 3600, total / 60 % 60, total % 60);
-            if hours > 0 {
-                format!("{hours} h {minutes:02} min")
-            } else {
-                format!("{minutes} min {seconds:02} s")
-            }
-        }
-    }
-}
-
-fn interval(value: Option<Interval>) -> String {
-    value.map_or(NONE.to_owned(), |i| format!("{:.3} to {:.3}", i.low, i.high))
 }
 
 /// The best of `rankings` by tau.
@@ -97,15 +41,7 @@ fn best(rankings: &[Ranking]) -> Option<(&Ranking, f64)> {
 
 fn tiles(report: &Report) -> String {
     let mut out = String::from("<div class=\"tiles\">\n");
-    let mut tile = |name: &str, value: String, more: String| {
-        let _ = writeln!(
-            out,
-            "<div class=\"card tile\"><div class=\"name\">{}</div><div class=\"value\">{value}</div>\
-             <div class=\"more\">{}</div></div>",
-            escape(name),
-            escape(&more)
-        );
-    };
+    let mut tile = |name: &str, value: String, more: String| out += &tile(name, &value, &more);
     if let Some(method) = report.methods.first() {
         let range = interval(method.intervals.kendall_tau);
         let level = 100.0 * method.intervals.bootstrap.level;
@@ -212,24 +148,14 @@ fn comparisons(report: &Report) -> String {
     out + "</tbody></table></div>\n"
 }
 
-/// Coloured dots with their meaning; `variable` is the style sheet's, without its number.
-fn legend(variable: char, labels: &[String]) -> String {
-    let entry = |(i, label): (usize, &String)| {
-        let label = escape(label);
-        format!("<span><i style=\"background:var(--{variable}{i})\"></i>{label}</span>")
-    };
-    let entries: String = labels.iter().enumerate().map(entry).collect();
-    format!("<div class=\"legend\">{entries}</div>\n")
-}
-
 fn scatters(report: &Report) -> anyhow::Result<String> {
     let mut out = String::new();
     if report.subnets.is_empty() || report.methods.is_empty() {
         return Ok(out);
     }
     out += "<h2>Inherited against stand-alone accuracy</h2>\n<div class=\"charts\">\n";
-    let groups = plots::depth_groups(&report.subnets);
-    let labels: Vec<String> = groups.iter().map(plots::DepthGroup::label).collect();
+    let groups = depth_groups(report.subnets.iter().map(|s| s.depth));
+    let labels: Vec<String> = groups.iter().map(DepthGroup::label).collect();
     for (method_idx, method) in report.methods.iter().enumerate() {
         let _ = writeln!(
             out,
@@ -356,54 +282,46 @@ fn provenance(report: &Report) -> String {
         }
         out += "</ul>\n";
     }
-    let mut list = |title: &str, rows: &[(String, String)]| {
-        let _ = writeln!(out, "<h2>{title}</h2>\n<dl class=\"card\">");
-        for (name, value) in rows {
-            let _ = writeln!(out, "<dt>{}</dt><dd>{}</dd>", escape(name), escape(value));
-        }
-        out += "</dl>\n";
-    };
-    let sources = report.data.iter().map(|source| {
+    out += &data(&report.data);
+    let seeds: Vec<String> =
+        report.seeds.iter().map(|s| format!("{} {}", s.purpose, s.seed)).collect();
+    out += &origin(&report.versions, &report.command, &seeds.join(", "), &[]);
+    out += &configuration(&report.config_toml);
+    out
+}
+
+/// Where the images came from.
+pub(super) fn data(sources: &[DataSource]) -> String {
+    let row = |source: &DataSource| {
         let checksum =
             source.checksum.as_ref().map_or(String::new(), |c| format!(", checksum {c}"));
         let images = format!("{} images from {}{checksum}", source.n_images, source.origin);
         (source.name.clone(), images)
-    });
-    list("Data", &sources.collect::<Vec<_>>());
-    let versions = &report.versions;
-    let seeds: Vec<String> =
-        report.seeds.iter().map(|s| format!("{} {}", s.purpose, s.seed)).collect();
+    };
+    definitions("Data", &sources.iter().map(row).collect::<Vec<_>>())
+}
+
+/// The program, the machine and the command, and what else is worth a line there.
+pub(super) fn origin(
+    versions: &Versions,
+    command: &[String],
+    seeds: &str,
+    more: &[(&str, String)],
+) -> String {
     let rows = [
         ("slimtau", versions.slimtau.clone()),
         ("commit", versions.git_commit.clone().unwrap_or_else(|| "unknown".to_owned())),
         ("compiler", versions.rustc.clone()),
         ("machine", format!("{}, {} threads", versions.cpu, versions.threads)),
         ("system", versions.system.clone()),
-        ("command", report.command.join(" ")),
-        ("seeds", seeds.join(", ")),
+        ("command", command.join(" ")),
+        ("seeds", seeds.to_owned()),
     ];
-    list("Provenance", &rows.map(|(name, value)| (name.to_owned(), value)));
-    let config = escape(&report.config_toml);
-    let _ = writeln!(out, "<h2>Configuration</h2>\n<pre>{config}</pre>");
-    out
+    let rows = rows.iter().chain(more).map(|(name, value)| ((*name).to_owned(), value.clone()));
+    definitions("Provenance", &rows.collect::<Vec<_>>())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_are_written_as_people_read_them() {
-        let check = |found: String, expect: &str| assert_eq!(found, expect);
-        check(count(999), "999");
-        check(count(12_345), "12.3 k");
-        check(count(34_040_000), "34.04 M");
-        check(count(5_280_000_000), "5.28 G");
-        check(duration(0.25), "0.2 s");
-        check(duration(42.4), "42 s");
-        check(duration(59.7), "1 min 00 s");
-        check(duration(3_725.0), "1 h 02 min");
-        check(duration(f64::NAN), NONE);
-        check(escape("<a href=\"x\">&'"), "&lt;a href=&quot;x&quot;&gt;&amp;&#39;");
-    }
+/// The configuration as it is.
+pub(super) fn configuration(toml: &str) -> String {
+    format!("<h2>Configuration</h2>\n<pre>{}</pre>\n", escape(toml))
 }

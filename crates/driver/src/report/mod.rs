@@ -1,9 +1,12 @@
 //! The report of a run: one structure, written as `report.json` and, from the same values, as
-//! `report.html`, a single file that opens offline.
+//! `report.html`, a single file that opens offline. [`experiment`] is the report of many runs.
 //!
 //! Accuracies are in percent everywhere, times in seconds.
 
+mod depth;
+pub mod experiment;
 mod findings;
+mod format;
 mod html;
 mod plots;
 #[cfg(test)]
@@ -14,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use slimtau_base::write_atomic;
 use slimtau_ranking::{
     Bootstrap, Correlations, Intervals, NoiseCeiling, PairedDifference, StatisticsError, bootstrap,
-    correlations, regret, top_k_precision,
+    correlations, holm, regret, top_k_precision,
 };
 use std::path::Path;
 
@@ -115,6 +118,49 @@ pub struct Comparison {
     pub adjusted_p_value: Option<f64>,
 }
 
+/// What a comparison establishes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// The first ranks better.
+    Better,
+    /// The second ranks better.
+    Worse,
+    /// No difference is established.
+    Open,
+    /// A tau is undefined.
+    Undefined,
+}
+
+impl Comparison {
+    /// A difference is established where the interval excludes 0 and the adjusted p-value is at most
+    /// 1 - level.
+    pub fn verdict(&self) -> Verdict {
+        let Some(value) = self.difference.difference else { return Verdict::Undefined };
+        let alpha = 1.0 - self.difference.bootstrap.level;
+        let open = self.difference.interval.is_none_or(|interval| interval.contains(0.0))
+            || self.adjusted_p_value.is_none_or(|p| p > alpha);
+        match value {
+            _ if open => Verdict::Open,
+            v if v > 0.0 => Verdict::Better,
+            _ => Verdict::Worse,
+        }
+    }
+}
+
+/// Holm's correction over `comparisons`; those without a p-value do not count among them.
+///
+/// # Errors
+/// When a p-value is not within [0, 1].
+pub fn correct(comparisons: &mut [Comparison]) -> Result<(), StatisticsError> {
+    let p_values: Vec<f64> = comparisons.iter().filter_map(|c| c.difference.p_value).collect();
+    let with_p = comparisons.iter_mut().filter(|c| c.difference.p_value.is_some());
+    for (comparison, p) in with_p.zip(holm(&p_values)?) {
+        comparison.adjusted_p_value = Some(p);
+    }
+    Ok(())
+}
+
 /// One architecture and what was measured on it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Subnet {
@@ -183,6 +229,7 @@ pub struct Timing {
 
 /// A set of images.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DataSource {
     /// What it is, such as `training set` or `validation set`.
     pub name: String,
@@ -205,6 +252,7 @@ pub struct Seed {
 
 /// The program and the machine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Versions {
     /// The version of slimtau.
     pub slimtau: String,

@@ -1,6 +1,8 @@
 //! The report's charts as inline SVG. Colours are stand-ins that the style sheet maps to the light or
 //! the dark palette; legends are HTML beside the chart.
 
+use super::depth::{N_DEPTHS, depth_groups, group_of};
+use super::format::escape;
 use super::{Curve, Ranking, Report, Subnet};
 use anyhow::anyhow;
 use plotters::coord::Shift;
@@ -10,16 +12,15 @@ use std::fmt::Display;
 use std::ops::Range;
 
 /// Text, mapped to the page's soft ink.
-const TEXT: RGBColor = RGBColor(1, 1, 1);
+pub(super) const TEXT: RGBColor = RGBColor(1, 1, 1);
 /// Axes and grid, mapped to the page's ink; drawn translucent.
-const LINES: RGBColor = RGBColor(2, 2, 2);
+pub(super) const LINES: RGBColor = RGBColor(2, 2, 2);
 /// How many colours the style sheet has for series and for depth groups.
 pub(super) const N_SERIES: usize = 6;
-const N_DEPTHS: usize = 4;
 /// A curve is drawn with at most this many points, each the mean of its share.
 const N_DRAWN: usize = 300;
 
-fn series_colour(index: usize) -> RGBColor {
+pub(super) fn series_colour(index: usize) -> RGBColor {
     RGBColor(16, 0, (index % N_SERIES) as u8)
 }
 
@@ -28,7 +29,7 @@ fn depth_colour(group: usize) -> RGBColor {
 }
 
 /// Draws on a fresh canvas and returns the SVG element, fit for embedding.
-fn svg(
+pub(super) fn svg(
     (width, height): (u32, u32),
     class: &str,
     label: &str,
@@ -43,16 +44,16 @@ fn svg(
     // Inline SVG needs no namespace; sizes are the style sheet's part.
     let start = text.find("viewBox").ok_or_else(|| anyhow!("the chart has no view box"))?;
     let body = text[start..].replacen(" xmlns=\"http://www.w3.org/2000/svg\"", "", 1);
-    let label = super::html::escape(label);
+    let label = escape(label);
     Ok(format!("<svg class=\"{class}\" role=\"img\" aria-label=\"{label}\" {body}"))
 }
 
-fn broken(error: impl Display) -> anyhow::Error {
+pub(super) fn broken(error: impl Display) -> anyhow::Error {
     anyhow!("cannot draw a chart: {error}")
 }
 
 /// The range of the finite `values` with a margin; never empty.
-fn padded(values: impl Iterator<Item = f64>) -> Range<f64> {
+pub(super) fn padded(values: impl Iterator<Item = f64>) -> Range<f64> {
     let (low, high) = values
         .filter(|v| v.is_finite())
         .fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
@@ -66,7 +67,7 @@ fn padded(values: impl Iterator<Item = f64>) -> Range<f64> {
 type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 
 /// Axes with a quiet grid.
-fn axes<'a, 'b>(
+pub(super) fn axes<'a, 'b>(
     area: &'a DrawingArea<SVGBackend<'b>, Shift>,
     x: Range<f64>,
     y: Range<f64>,
@@ -114,72 +115,62 @@ fn tick_format(range: &Range<f64>) -> impl Fn(&f64) -> String + use<> {
     }
 }
 
-/// A group of architectures of similar depth: its smallest and largest number of blocks.
-pub(super) struct DepthGroup {
-    low: usize,
-    high: usize,
-}
-
-impl DepthGroup {
-    pub(super) fn label(&self) -> String {
-        match (self.low, self.high) {
-            (low, high) if low == high => format!("{low} blocks"),
-            (low, high) => format!("{low} to {high} blocks"),
-        }
-    }
-}
-
-/// At most four groups, shallow first: one for each depth, or else about equally many architectures
-/// in each; equal depths stay together.
-pub(super) fn depth_groups(subnets: &[Subnet]) -> Vec<DepthGroup> {
-    let mut depths: Vec<usize> = subnets.iter().map(|s| s.depth).collect();
-    depths.sort_unstable();
-    let mut distinct = depths.clone();
-    distinct.dedup();
-    let mut groups: Vec<DepthGroup> = Vec::new();
-    let mut last = None;
-    for (i, &depth) in distinct.iter().enumerate() {
-        let n_shallower = depths.partition_point(|&d| d < depth);
-        let few = distinct.len() <= N_DEPTHS;
-        let quantile = if few { i } else { n_shallower * N_DEPTHS / depths.len() };
-        match groups.last_mut() {
-            Some(group) if last == Some(quantile) => group.high = depth,
-            _ => groups.push(DepthGroup { low: depth, high: depth }),
-        }
-        last = Some(quantile);
-    }
-    groups
-}
-
 /// Inherited accuracy under method `method_idx` against stand-alone accuracy, both in percent, points
 /// coloured by depth; bars span one standard deviation over stand-alone seeds either way.
 pub(super) fn scatter(report: &Report, method_idx: usize) -> anyhow::Result<String> {
-    let groups = depth_groups(&report.subnets);
-    let point = |subnet: &Subnet| -> Option<(f64, f64, f64, usize, String)> {
-        let x = *subnet.inherited.get(method_idx)?;
-        let y = subnet.stand_alone_mean()?;
-        let std = subnet.stand_alone_std().unwrap_or(0.0);
-        let group = groups.iter().position(|g| subnet.depth <= g.high)?;
+    let groups = depth_groups(report.subnets.iter().map(|s| s.depth));
+    let point = |subnet: &Subnet| -> Option<Point> {
+        let (x, y) = (*subnet.inherited.get(method_idx)?, subnet.stand_alone_mean()?);
+        let spread = subnet.stand_alone_std().unwrap_or(0.0);
         let title = format!("{}: inherited {x:.2} %, stand-alone {y:.2} %", subnet.code);
-        Some((x, y, std, group, title))
+        Some(Point { x, y, spread, group: group_of(&groups, subnet.depth), title })
     };
     let points: Vec<_> = report.subnets.iter().filter_map(point).collect();
     let label = "scatter of inherited against stand-alone accuracy";
-    let drawn = svg((560, 440), "scatter", label, |area| {
-        let x = padded(points.iter().map(|p| p.0));
-        let y = padded(points.iter().flat_map(|p| [p.1 - p.2, p.1 + p.2]));
-        let names = ("inherited accuracy, %", "stand-alone accuracy, %");
-        let mut chart = axes(area, x, y, names, (7, 7))?;
-        let bars = points
-            .iter()
-            .filter(|p| p.2 > 0.0)
-            .map(|&(x, y, std, ..)| PathElement::new([(x, y - std), (x, y + std)], LINES.mix(0.3)));
+    let names = ("inherited accuracy, %", "stand-alone accuracy, %");
+    point_cloud(&points, (560, 440), 5, label, names, &[])
+}
+
+/// One architecture in a scatter plot.
+pub(super) struct Point {
+    pub(super) x: f64,
+    pub(super) y: f64,
+    /// Half the length of its vertical bar; 0 for none.
+    pub(super) spread: f64,
+    /// Its depth group.
+    pub(super) group: usize,
+    /// Shown on hover.
+    pub(super) title: String,
+}
+
+/// Points coloured by depth, with their bars, over dashed horizontal lines at `levels`.
+pub(super) fn point_cloud(
+    points: &[Point],
+    size: (u32, u32),
+    radius: u32,
+    label: &str,
+    names: (&str, &str),
+    levels: &[f64],
+) -> anyhow::Result<String> {
+    let drawn = svg(size, "scatter", label, |area| {
+        let x = padded(points.iter().map(|p| p.x));
+        let y = padded(points.iter().flat_map(|p| [p.y - p.spread, p.y + p.spread]));
+        let n_ticks = (size.0 / 80).clamp(3, 7) as usize;
+        let mut chart = axes(area, x.clone(), y, names, (n_ticks, n_ticks))?;
+        for &level in levels {
+            let line = [(x.start, level), (x.end, level)];
+            let style = series_colour(1).mix(0.8).stroke_width(1);
+            chart.draw_series(DashedLineSeries::new(line, 5, 4, style)).map_err(broken)?;
+        }
+        let bars = points.iter().filter(|p| p.spread > 0.0).map(|p| {
+            PathElement::new([(p.x, p.y - p.spread), (p.x, p.y + p.spread)], LINES.mix(0.3))
+        });
         chart.draw_series(bars).map_err(broken)?;
-        let circles = points.iter().map(|p| Circle::new((p.0, p.1), 5, depth_colour(p.3).filled()));
-        chart.draw_series(circles).map_err(broken)?;
+        let circle = |p: &Point| Circle::new((p.x, p.y), radius, depth_colour(p.group).filled());
+        chart.draw_series(points.iter().map(circle)).map_err(broken)?;
         Ok(())
     })?;
-    Ok(with_titles(&drawn, points.iter().map(|p| p.4.as_str())))
+    Ok(with_titles(&drawn, points.iter().map(|p| p.title.as_str())))
 }
 
 /// Gives the circles of a chart, in drawing order, a title that browsers show on hover.
@@ -189,7 +180,7 @@ fn with_titles<'a>(drawn: &str, mut titles: impl Iterator<Item = &'a str>) -> St
         let circle = line.trim_end().strip_prefix("<circle ").and_then(|c| c.strip_suffix("/>"));
         match circle.and_then(|attributes| Some((attributes, titles.next()?))) {
             Some((attributes, title)) => {
-                let title = super::html::escape(title);
+                let title = escape(title);
                 out += &format!("<circle {attributes}><title>{title}</title></circle>\n");
             }
             None => out += line,
