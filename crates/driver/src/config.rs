@@ -64,8 +64,8 @@ fn default_points() -> u64 {
 #[serde(deny_unknown_fields)]
 pub struct Method {
     pub name: String,
-    /// The tables of the report that it stands in.
-    pub groups: Vec<String>,
+    /// The part of the report that it stands in.
+    pub group: crate::report::experiment::Group,
     /// One sentence for readers.
     pub about: String,
     /// The paper's Kendall tau.

@@ -12,13 +12,18 @@ use super::standalone::{self, Shard};
 use super::{Run, stages};
 use crate::Ended;
 use crate::config::{Experiment, Method};
+use crate::machine::versions;
 use crate::progress::Bar;
+use crate::report::{Seed, experiment as report};
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use slimtau_data::Data;
+use slimtau_ranking::Bootstrap;
+use slimtau_space::{Arch, CostModel};
 use slimtau_supernet::Weights;
 use slimtau_train::{Outcome, read_log};
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -82,12 +87,113 @@ pub fn run(base: &Run) -> Result<Ended> {
     if let Outcome::Interrupted { .. } = standalone::stage(base, Shard::WHOLE)? {
         return Ok(stopped());
     }
+    let measured = measured(base, experiment, &runs)?;
+    write_json(&base.folder.join("experiment.json"), &measured)?;
+    let summary = report::write(&base.folder, &measured)?;
+    let html = base.folder.join("report.html");
+    writeln!(std::io::stdout(), "{summary}\n{}", html.display())?;
     Ok(Ended::Done)
+}
+
+/// What the report is made of.
+fn measured(base: &Run, experiment: &Experiment, runs: &[Run]) -> Result<report::Experiment> {
+    let config = &base.config;
+    let model = CostModel::new(&base.space);
+    let mut stand_alone: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    for training in standalone::known(base)? {
+        stand_alone.entry(training.code).or_default().push(training.accuracy);
+    }
+    let mut architecture = |arch: &Arch| {
+        let (code, costs) = (base.space.encode(arch), model.costs(arch));
+        report::Architecture {
+            params: costs.params,
+            macs: costs.macs,
+            depth: arch.depth(),
+            stage_depths: arch.stages.iter().map(Vec::len).collect(),
+            phi_m: costs.phi_m,
+            phi_f: costs.phi_f,
+            width_sum: model.width_sum(arch),
+            stand_alone: stand_alone.remove(&code).unwrap_or_default(),
+            code,
+        }
+    };
+    let architectures = subnets(base)?.iter().map(&mut architecture).collect();
+    let mut rows = Vec::new();
+    for method in &config.methods {
+        let own = (0..experiment.seeds).map(|seed| label(method, seed));
+        let own = own.filter_map(|label| runs.iter().find(|run| run.label == label));
+        rows.push(report::Row {
+            name: method.name.clone(),
+            group: method.group,
+            paper_tau: method.paper,
+            about: method.about.clone(),
+            seeds: own.map(seed_result).collect::<Result<_>>()?,
+        });
+    }
+    let s = &config.standalone;
+    Ok(report::Experiment {
+        name: config.name.clone(),
+        space: base.space.name.clone(),
+        data: base.data_sources(),
+        classes: base.data.train.classes(),
+        budget: format!(
+            "{} images in stages 1 and 2 together, every one with up to {} subnets; teacher: {} images; \
+             stand-alone: {} images",
+            config.images_seen(),
+            config.ccfs.keep,
+            config.teacher.steps * config.teacher.batch as u64,
+            s.steps * s.batch as u64
+        ),
+        config_toml: base.config_toml.clone(),
+        command: std::env::args().collect(),
+        versions: versions(),
+        seconds: base.begin.elapsed().as_secs_f64(),
+        seeds: vec![
+            Seed { purpose: "architectures, bootstrap".into(), seed: config.seed },
+            Seed { purpose: "first stand-alone replicate".into(), seed: config.seed + 1000 },
+        ],
+        supernet_seeds: (0..experiment.seeds).map(|k| config.seed + 100 * k).collect(),
+        bootstrap: Bootstrap { seed: config.seed, ..Bootstrap::default() },
+        architectures,
+        rows,
+        comparisons: None,
+        notes: Vec::new(),
+    })
+}
+
+/// A finished supernet.
+fn seed_result(run: &Run) -> Result<report::SeedResult> {
+    let config = &run.config;
+    let inherited: Inherited = read_json(&run.stage_folder("inherit").join("inherited.json"))?;
+    let batch = config.ccfs.batch as u64;
+    let mut checkpoints: Vec<report::Checkpoint> = Vec::new();
+    for Point { step, accuracy, .. } in inherited.points {
+        checkpoints.push(report::Checkpoint { images: step * batch, inherited: accuracy });
+    }
+    let last = checkpoints.last().context("no point was evaluated")?.inherited.clone();
+    let seconds = |stage| logged_seconds(&run.stage_folder(stage));
+    Ok(report::SeedResult {
+        seed: config.seed,
+        inherited: last,
+        seconds: report::Seconds {
+            teacher: seconds("teacher")?,
+            moco: if config.moco.is_some() { seconds("moco")? } else { 0.0 },
+            stage2: seconds("ccfs")?,
+            evaluation: inherited.seconds,
+        },
+        images: config.ccfs.steps * batch,
+        checkpoints,
+    })
 }
 
 fn stopped() -> Ended {
     eprintln!("stopped; finished stages and checkpoints are kept. Go on with the same command");
     Ended::Interrupted
+}
+
+/// What a supernet is called.
+fn label(method: &Method, seed: u64) -> String {
+    format!("{} seed {seed}", method.name)
 }
 
 /// One supernet of a method.
@@ -110,10 +216,11 @@ fn of_method(base: &Run, experiment: &Experiment, method: &Method, seed: u64) ->
         layout: Arc::clone(&base.layout),
         data: base.data.clone(),
         folder: base.folder.clone(),
-        label: format!("{} seed {seed}", method.name),
+        label: label(method, seed),
         stages: Some(base.folder.join("stages")),
         points: experiment.points,
         point_images: experiment.point_images,
+        begin: base.begin,
         list_seed: base.list_seed,
         interrupt: Arc::clone(&base.interrupt),
         parallel: base.parallel,

@@ -26,6 +26,7 @@ use standalone::Shard;
 use crate::Ended;
 use crate::config::{Config, Standalone};
 use crate::progress::Bar;
+use crate::report::DataSource;
 use anyhow::{Context, Result, bail};
 use slimtau_base::{read_text, write_atomic};
 use slimtau_data::Data;
@@ -35,6 +36,7 @@ use slimtau_train::{Outcome, StageSettings, TrainState, clean_temporaries, run_s
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 /// Which run.
 #[derive(clap::Args)]
@@ -55,7 +57,7 @@ pub struct RunArgs {
     /// networks are fastest with
     #[arg(long, default_value_t = 1, value_name = "N")]
     jobs: usize,
-    /// What follows the name in the default folder's.
+    /// What follows the name in the default folder's, which then holds stand-alone trainings only.
     #[arg(skip)]
     suffix: &'static str,
 }
@@ -89,6 +91,8 @@ pub struct Run {
     point_images: usize,
     /// Decides which subnets are drawn: the seed, or in an experiment that of the whole.
     list_seed: u64,
+    /// When the command began.
+    begin: Instant,
     interrupt: Arc<AtomicBool>,
     parallel: Parallel,
 }
@@ -184,6 +188,7 @@ impl Run {
             points: 1,
             point_images: 0,
             list_seed,
+            begin: Instant::now(),
             interrupt,
             parallel,
         };
@@ -194,7 +199,12 @@ impl Run {
         {
             bail!("{}: --fresh would delete it with its folder", args.config.display());
         }
-        claim(&run.folder, &run.identity(), args.fresh)?;
+        let identity = match args.suffix {
+            "" => run.identity(),
+            // Other subnets or methods leave finished trainings as they are.
+            _ => format!("# stand-alone trainings of {}\n", run.truth_hash()),
+        };
+        claim(&run.folder, &identity, args.fresh)?;
         Ok(run)
     }
 
@@ -308,6 +318,18 @@ impl Run {
         short_hash(&format!("{steps} {batch} {}\n{}", table(optimizer), self.images()))
     }
 
+    /// Both sets of images, for a report.
+    fn data_sources(&self) -> Vec<DataSource> {
+        [("training set", &self.data.train), ("validation set", &self.data.validation)]
+            .map(|(name, set)| DataSource {
+                name: name.into(),
+                origin: set.describe(),
+                n_images: set.len() as u64,
+                checksum: None,
+            })
+            .to_vec()
+    }
+
     fn interrupted(&self) -> bool {
         self.interrupt.load(Ordering::Relaxed)
     }
@@ -371,7 +393,7 @@ fn claim(folder: &Path, config_toml: &str, fresh: bool) -> Result<()> {
 
 /// Whether a run makes a file or folder of this name in its own.
 fn is_of_a_run(name: &std::ffi::OsStr) -> bool {
-    const NAMES: [&str; 12] = [
+    const NAMES: [&str; 14] = [
         "config.toml",
         "stages",
         "teacher",
@@ -381,6 +403,8 @@ fn is_of_a_run(name: &std::ffi::OsStr) -> bool {
         "standalone",
         "truth.csv",
         "seconds.json",
+        "experiment.json",
+        "results.md",
         "report.json",
         "report.html",
         "subnets.txt",

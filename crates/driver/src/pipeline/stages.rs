@@ -158,11 +158,7 @@ pub fn ccfs(run: &Run) -> Result<Outcome> {
             None => Paths::Sampled(Box::new(sampler), Feed::new(loader, stage.steps)),
         };
         let mut state = Adaptive::new(run, settings, start, paths, teacher)?;
-        let outcome = run.train("ccfs", stage.steps, &mut state)?;
-        if outcome == Outcome::Finished {
-            state.learner().weights().save(layout, &path)?;
-        }
-        return Ok(outcome);
+        return to_points(run, &mut state, |state| state.learner().weights());
     }
     let mut state = Supervised {
         learner: Learner::new(settings.clone(), Arc::clone(layout), start),
@@ -176,17 +172,26 @@ pub fn ccfs(run: &Run) -> Result<Outcome> {
         },
         teacher: Some(teacher),
     };
+    to_points(run, &mut state, |state| state.learner.weights())
+}
+
+/// Trains stage 2 from point to point, and keeps the weights of each.
+fn to_points<S: TrainState>(
+    run: &Run,
+    state: &mut S,
+    weights: impl Fn(&S) -> &Weights,
+) -> Result<Outcome> {
+    let steps = run.config.ccfs.steps;
     for point in 1..=run.points {
         let path = run.point_path(point);
         if path.is_file() {
             continue;
         }
-        let until = stage.steps * point / run.points;
-        let outcome = run.train_until("ccfs", stage.steps, until, &mut state)?;
+        let outcome = run.train_until("ccfs", steps, steps * point / run.points, state)?;
         if outcome != Outcome::Finished {
             return Ok(outcome);
         }
-        state.learner.weights().save(layout, &path)?;
+        weights(state).save(&run.layout, &path)?;
     }
     Ok(Outcome::Finished)
 }

@@ -3,9 +3,7 @@
 use super::Run;
 use super::results::{StandaloneResult, read_json, read_seconds, subnets};
 use crate::machine::versions;
-use crate::report::{
-    self, Comparison, Curve, CurvePoint, DataSource, Ranking, Report, Seed, Subnet, Timing,
-};
+use crate::report::{self, Comparison, Curve, CurvePoint, Ranking, Report, Seed, Subnet, Timing};
 use anyhow::{Result, bail};
 use slimtau_ranking::{
     Bootstrap, Score, Scores, match_scores, noise_ceiling, paired_bootstrap, write_csv,
@@ -100,14 +98,7 @@ pub fn stage(run: &Run) -> Result<()> {
         subnets: rows,
         curves,
         timings,
-        data: [("training set", &run.data.train), ("validation set", &run.data.validation)]
-            .map(|(name, set)| DataSource {
-                name: name.into(),
-                origin: set.describe(),
-                n_images: set.len() as u64,
-                checksum: None,
-            })
-            .to_vec(),
+        data: run.data_sources(),
         config_toml: run.config_toml.clone(),
         command: std::env::args().collect(),
         seeds: vec![
