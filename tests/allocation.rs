@@ -12,7 +12,7 @@
 
 use slimtau_base::{fill_normal, stream};
 use slimtau_ccfs::{Sampler, SamplerKind};
-use slimtau_distill::{Learner, LearnerConfig, Teacher};
+use slimtau_distill::{GradientNorms, LabelledBatch, Learner, LearnerConfig, SubnetTask, Teacher};
 use slimtau_moco::{Moco, MocoConfig};
 use slimtau_space::SearchSpace;
 use slimtau_supernet::{BnMode, Layout, Plan, Session, Weights};
@@ -185,6 +185,24 @@ fn check_all(f: &Fixture, modes: &[BnMode]) {
         steady("step2", f, |_, plans| {
             let soft = teacher.soft_labels(images).unwrap();
             learner.step(5e-4, plans, images, labels, Some(soft)).unwrap();
+        });
+        // Every second subnet in another momentum group and at another rate; images weighted, norms
+        // measured. The list of tasks is the caller's.
+        let mut learner = f.learner(bn).with_momentum_groups(2);
+        let (weights, mut norms) = ([0.5; BATCH], GradientNorms::default());
+        steady("step2, grouped", f, |_, plans| {
+            let soft = teacher.soft_labels(images).unwrap();
+            let (soft_labels, weights) = (Some(soft), Some(&weights[..]));
+            let batch = LabelledBatch { images, labels, soft_labels, weights };
+            // As many tasks as a step has, whatever the number of plans.
+            for plans in plans.chunks(KEEP) {
+                let tasks: [_; KEEP] = std::array::from_fn(|i| SubnetTask {
+                    plan: &plans[i % plans.len()],
+                    lr: 5e-4 / (1 + i) as f64,
+                    group: i % 2,
+                });
+                learner.step_grouped(&tasks, &batch, Some(&mut norms)).unwrap();
+            }
         });
         let mut learner = f.learner(bn);
         steady("standalone", f, |_, _| {

@@ -52,7 +52,7 @@ fn configurations() {
         format!("config.toml, line {}:", 1 + before.matches('\n').count())
     };
     // (what stands in the configuration, what is put there, what the message must hold)
-    let cases: [(&str, &str, &[&str]); 24] = [
+    let cases: [(&str, &str, &[&str]); 32] = [
         ("keep = 2", "kep = 2", &[&line_of("keep = 2"), "`kep`", "`keep`"]),
         ("keep = 2", "keep = \"two\"", &[&line_of("keep = 2"), "\"two\""]),
         ("keep = 2", "keep = -2", &[&line_of("keep = 2"), "-2"]),
@@ -77,6 +77,34 @@ fn configurations() {
             "{ lr = 0.05, warmup_steps = 400",
             &["config.toml: ccfs.optimizer.warmup_steps = 400", "36 steps"],
         ),
+        (
+            "bn = \"recalibrated\"",
+            "bn = \"recalibrated\"\npa_da = {}",
+            &["config.toml: ccfs.pa_da", "sampler = \"pa-da\"", "\"ccfs-f\""],
+        ),
+        (
+            "\"ccfs-f\"",
+            "\"pa-da\"\npa_da = { data_smoothing = [0.0, 1.5] }",
+            &["config.toml: ccfs.pa_da.data_smoothing = 1.5", "0.0..=1.0"],
+        ),
+        (
+            "\"ccfs-f\"",
+            "\"pa-da\"\npa_da = { path_momentum = -0.1 }",
+            &["config.toml: ccfs.pa_da.path_momentum = -0.1"],
+        ),
+        ("\"ccfs-f\"", "\"pa-da\"\npa_da = { tau = 1 }", &["`tau`", "`path_smoothing`"]),
+        ("\"ccfs-f\"", "\"ccfs-f\"\ndynamic = {}", &["config.toml: ccfs.dynamic", "max_decay"]),
+        (
+            "\"ccfs-f\"",
+            "\"ccfs-f\"\ndynamic = { max_decay = 0.5 }",
+            &["config.toml: ccfs.dynamic.max_decay = 0.5", "1.0..=100.0"],
+        ),
+        (
+            "\"ccfs-f\"",
+            "\"ccfs-f\"\ndynamic = { split = \"depth-3\" }",
+            &["config.toml: ccfs.dynamic.split", "`depth-3`", "depth-1 to depth-2"],
+        ),
+        ("\"ccfs-f\"", "\"ccfs-f\"\ndynamic = { gamma = 4 }", &["`gamma`", "`max_decay`"]),
         ("queue = 64", "queue = 0", &["config.toml: moco.queue = 0"]),
         ("queue = 64", "queue = 64\nkey_groups = 9", &["config.toml: moco.key_groups = 9", "16"]),
         ("count = 3", "count = 2", &["config.toml: subnets.count = 2"]),

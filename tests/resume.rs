@@ -5,6 +5,7 @@ mod program;
 
 use program::{Finished, command, config, files_below, idx_folder, narrow_space, put, run, word};
 use serde_json::Value;
+use slimtau_base::TensorFile;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -258,6 +259,74 @@ fn an_interrupted_run_saves_says_how_to_go_on_and_does() {
         assert!(stopped_in.contains(stage), "stopped only in {stopped_in:?}");
     }
     assert_same(&case.finish("stopped", &[]), &expected);
+}
+
+/// PA&DA and dynamic training have a state beyond weights: running norms, probabilities in force, the
+/// images drawn for the period, a velocity for every group.
+#[test]
+#[cfg(unix)]
+fn learned_sampling_and_separate_momenta_go_on_exactly() {
+    const METHODS: &str = r#""pa-da"
+pa_da = { update_steps = 5 }
+dynamic = { max_decay = 4.0, split = "depth-2" }"#;
+    let case = Case::new();
+    let text = fs::read_to_string(case.path("config.toml")).unwrap();
+    let text = text.replace("\"ccfs-f\"", METHODS).replace("keep = 2", "keep = 3");
+    put(case.folder.path(), "config.toml", text);
+    let words = |out: &str, more: &[&str]| {
+        let mut words = case.words(out, more);
+        "ccfs".clone_into(&mut words[0]);
+        words
+    };
+    let finish = |out: &str, more: &[&str]| {
+        run(&words(out, more)).expect_success();
+        Results::read(&case.path(out))
+    };
+    let expected = finish("whole", &[]);
+
+    let out = case.path("stopped");
+    let mut stopped_at = BTreeSet::new();
+    for lines in (1..36).step_by(3) {
+        let moment = moment("ccfs", "ccfs/log.jsonl", lines);
+        if moment.has_come(&out) {
+            continue;
+        }
+        let mut child = command(&words("stopped", &[])).spawn().unwrap();
+        if moment.wait(&mut child, &out) {
+            let _ = Command::new("kill").args(["-TERM", &child.id().to_string()]).output();
+        }
+        let finished: Finished = child.wait_with_output().unwrap().into();
+        if let Some((_, step)) = finished.stderr.split_once("stopped in stage Ccfs after step ") {
+            let step: u64 = step.split(';').next().unwrap().parse().unwrap();
+            stopped_at.insert(step);
+        }
+    }
+    assert!(stopped_at.len() >= 3, "stopped only at {stopped_at:?}");
+    assert!(stopped_at.iter().any(|step| step % 5 != 0), "never within a period: {stopped_at:?}");
+    let same = |got: &Results| {
+        assert_eq!(got.names, expected.names);
+        for (name, bytes) in &expected.files {
+            assert!(got.files.get(name) == Some(bytes), "{} differs", name.display());
+        }
+        assert_eq!(got.records, expected.records);
+    };
+    same(&finish("stopped", &[]));
+    for threads in ["1", "3"] {
+        same(&finish(threads, &["--threads", threads]));
+    }
+
+    // And there was something to lose.
+    let state = TensorFile::read(&case.path("whole/ccfs/checkpoint.safetensors")).unwrap();
+    for velocity in ["velocity", "velocity.1"] {
+        assert!(state.tensors[velocity].data.iter().any(|&v| v != 0.0), "{velocity}");
+    }
+    for (what, n) in [("images", 300), ("paths", 3 + 2 + 6 + 3 + 2 + 6)] {
+        let probabilities = &state.tensors[&format!("{what}.probabilities")].data;
+        assert_eq!(probabilities.len(), n, "{what}");
+        let all = |values: &[f32]| values.iter().all(|v| *v == values[0]);
+        assert!(!all(probabilities), "{what} are uniform");
+        assert_ne!(state.tensors[&format!("{what}.norms")].data, *probabilities);
+    }
 }
 
 #[test]

@@ -22,7 +22,7 @@ type AnyError = Box<dyn Error + Send + Sync>;
 /// Where subnets and images come from.
 pub enum Paths {
     /// A sampler without state, and the loader's own order.
-    Sampled(Box<Sampler>, Feed),
+    Sampled(Box<Sampler>, Box<Feed>),
     /// PA&DA.
     Learned(Box<Learned>),
 }

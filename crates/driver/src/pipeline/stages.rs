@@ -155,7 +155,10 @@ pub fn ccfs(run: &Run) -> Result<Outcome> {
     if stage.pa_da.is_some() || stage.dynamic.is_some() {
         let paths = match &stage.pa_da {
             Some(pa_da) => Paths::learned(run, loader, pa_da.clone()),
-            None => Paths::Sampled(Box::new(sampler), Feed::new(loader, stage.steps)),
+            None => {
+                let feed = Feed::new(loader, stage.steps);
+                Paths::Sampled(Box::new(sampler), Box::new(feed))
+            }
         };
         let mut state = Adaptive::new(run, settings, start, paths, teacher)?;
         return to_points(run, &mut state, |state| state.learner().weights());
