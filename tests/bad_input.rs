@@ -46,13 +46,23 @@ impl Case {
 #[test]
 fn configurations() {
     let case = Case::new();
+    let composed = |items: usize, item: usize| {
+        format!(
+            "flip = true\n[data.composed]\nitems = {items}\ntrain_images = 60\nvalidation_images = 40\n\
+             canvas = 16\nitem = {item}"
+        )
+    };
+    let method = |more: &str| {
+        format!("[[method]]\nname = \"m\"\ngroup = \"Table 1\"\nabout = \"a\"\n{more}\n")
+    };
+    let experiment = |more: &str| method(more) + "[experiment]\nseeds = 2\n[teacher]";
     let line_of = |text: &str| {
         let config = case.config();
         let before = &config[..config.find(text).unwrap()];
         format!("config.toml, line {}:", 1 + before.matches('\n').count())
     };
     // (what stands in the configuration, what is put there, what the message must hold)
-    let cases: [(&str, &str, &[&str]); 32] = [
+    let cases: [(&str, &str, &[&str]); 42] = [
         ("keep = 2", "kep = 2", &[&line_of("keep = 2"), "`kep`", "`keep`"]),
         ("keep = 2", "keep = \"two\"", &[&line_of("keep = 2"), "\"two\""]),
         ("keep = 2", "keep = -2", &[&line_of("keep = 2"), "-2"]),
@@ -105,6 +115,28 @@ fn configurations() {
             &["config.toml: ccfs.dynamic.split", "`depth-3`", "depth-1 to depth-2"],
         ),
         ("\"ccfs-f\"", "\"ccfs-f\"\ndynamic = { gamma = 4 }", &["`gamma`", "`max_decay`"]),
+        ("flip = true", "flip = true\nhold_out = 6", &["data.hold_out", "6"]),
+        ("flip = true", &composed(3, 16), &["data.composed", "items on a composed image is 3"]),
+        ("flip = true", &composed(1, 17), &["data.composed", "side of composed items is 17"]),
+        ("flip = true", &composed(2, 16), &["55", "narrow takes 16x16x1 images of 10 classes"]),
+        ("seeds = 2", "seeds = 2\ntruth = \"no.json\"", &["standalone.truth", "no.json", "xtask"]),
+        ("[moco]", "[experiment]\nseeds = 2\n[moco]", &["config.toml: [experiment]", "[[method]]"]),
+        ("[teacher]", &(method("") + "[teacher]"), &["config.toml: [[method]]", "[experiment]"]),
+        (
+            "[teacher]",
+            &experiment("set.ccfs.steps = 37"),
+            &["config.toml: method \"m\": trains on 1168 images, the others on 1152"],
+        ),
+        (
+            "[teacher]",
+            &experiment("set.data.flip = false"),
+            &["config.toml: method \"m\": `data`: methods may differ in teacher, moco"],
+        ),
+        (
+            "[teacher]",
+            &experiment("set.ccfs.kep = 1"),
+            &["config.toml: method \"m\": unknown field `kep`"],
+        ),
         ("queue = 64", "queue = 0", &["config.toml: moco.queue = 0"]),
         ("queue = 64", "queue = 64\nkey_groups = 9", &["config.toml: moco.key_groups = 9", "16"]),
         ("count = 3", "count = 2", &["config.toml: subnets.count = 2"]),

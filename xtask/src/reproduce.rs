@@ -11,6 +11,12 @@ pub struct Args {
     /// A small version of everything, within 4 minutes on 2 cores
     #[arg(long, conflicts_with = "config")]
     quick: bool,
+    /// Every method of the experiment, not only the paper's two tables
+    #[arg(long, conflicts_with = "quick")]
+    full: bool,
+    /// Supernets and networks trained at once; default: one per core
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    jobs: usize,
     /// Another configuration than the default one
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -30,7 +36,10 @@ pub fn run(args: &Args) -> Result<()> {
     let default = if args.quick { "configs/quick.toml" } else { "configs/reproduce.toml" };
     let config = args.config.clone().unwrap_or_else(|| root().join(default));
     let mut command = Command::new(build_slimtau()?);
-    command.arg("run").arg("--config").arg(config);
+    command.arg("run").arg("--config").arg(config).arg("--jobs").arg(args.jobs.to_string());
+    if args.full {
+        command.arg("--full");
+    }
     if let Some(data) = &args.data {
         command.arg("--data").arg(data);
     }

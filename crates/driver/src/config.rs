@@ -71,6 +71,9 @@ pub struct Method {
     /// The paper's Kendall tau.
     #[serde(default)]
     pub paper: Option<f64>,
+    /// Whether it is trained without `--full`, too; where no method is, all are.
+    #[serde(default)]
+    pub main: bool,
     /// Whole tables to leave out, such as `moco`.
     #[serde(default)]
     pub without: Vec<String>,
@@ -335,7 +338,16 @@ impl Config {
     /// The configuration of one method: the tables of this one with the method's changes, and without
     /// experiment and methods.
     pub fn of_method(&self, method: &Method) -> Result<Self> {
+        const TABLES: [&str; 4] = ["teacher", "moco", "ccfs", "inherit"];
         let named = || format!("method {:?}", method.name);
+        for key in method.set.keys().chain(&method.without) {
+            anyhow::ensure!(
+                TABLES.contains(&key.as_str()),
+                "{}: `{key}`: methods may differ in {} only, or they could not be compared",
+                named(),
+                TABLES.join(", ")
+            );
+        }
         let base = Self { experiment: None, methods: Vec::new(), ..self.clone() };
         let mut table = toml::Table::try_from(base).with_context(named)?;
         for name in &method.without {

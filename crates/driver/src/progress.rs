@@ -80,7 +80,7 @@ impl Bar {
         let rate = here / self.begin.elapsed().as_secs_f64().max(1e-9);
         let left = total.saturating_sub(done) as f64 / rate.max(1e-9);
         let eta = if left < 1e6 { format!("{left:.0} s left") } else { "?".into() };
-        eprintln!("{:>12} {done}/{total}  {rate:.1}/s  {eta}  {message}", self.name);
+        eprintln!("  {:>10} {done}/{total}  {rate:.1}/s  {eta}  {message}", self.name);
     }
 
     /// Ends the task's display.

@@ -7,7 +7,7 @@
 
 use super::data::first;
 use super::inherit::Evaluator;
-use super::results::{read_json, subnets, write_json};
+use super::results::{read_json, read_seconds, save_seconds, subnets, write_json};
 use super::standalone::{self, Shard};
 use super::{Run, stages};
 use crate::Ended;
@@ -15,7 +15,7 @@ use crate::config::{Experiment, Method};
 use crate::machine::versions;
 use crate::progress::Bar;
 use crate::report::{Seed, experiment as report};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use slimtau_data::Data;
 use slimtau_ranking::Bootstrap;
@@ -52,12 +52,15 @@ struct Point {
     accuracy: Vec<f64>,
 }
 
-/// Runs all methods and writes the report.
-pub fn run(base: &Run) -> Result<Ended> {
+/// Runs the main methods, or all of them, and writes the report.
+pub fn run(base: &Run, full: bool) -> Result<Ended> {
     let experiment = base.config.experiment.as_ref().context("checked by the caller")?;
+    let all = &base.config.methods;
+    let full = full || all.iter().all(|method| !method.main);
+    let methods: Vec<&Method> = all.iter().filter(|method| full || method.main).collect();
     let seeds = 0..experiment.seeds;
     // Seeds outside: an experiment that is stopped has every method with its first seeds.
-    let runs = seeds.flat_map(|seed| base.config.methods.iter().map(move |method| (method, seed)));
+    let runs = seeds.flat_map(|seed| methods.iter().map(move |method| (*method, seed)));
     let runs: Vec<Run> = runs
         .map(|(method, seed)| of_method(base, experiment, method, seed))
         .collect::<Result<_>>()?;
@@ -87,7 +90,9 @@ pub fn run(base: &Run) -> Result<Ended> {
     if let Outcome::Interrupted { .. } = standalone::stage(base, Shard::WHOLE)? {
         return Ok(stopped());
     }
-    let measured = measured(base, experiment, &runs)?;
+    let seconds = read_seconds(base)?.get("experiment").copied().unwrap_or(0.0);
+    save_seconds(base, "experiment", seconds + base.begin.elapsed().as_secs_f64())?;
+    let measured = measured(base, experiment, &methods, &runs)?;
     write_json(&base.folder.join("experiment.json"), &measured)?;
     let summary = report::write(&base.folder, &measured)?;
     let html = base.folder.join("report.html");
@@ -96,7 +101,12 @@ pub fn run(base: &Run) -> Result<Ended> {
 }
 
 /// What the report is made of.
-fn measured(base: &Run, experiment: &Experiment, runs: &[Run]) -> Result<report::Experiment> {
+fn measured(
+    base: &Run,
+    experiment: &Experiment,
+    methods: &[&Method],
+    runs: &[Run],
+) -> Result<report::Experiment> {
     let config = &base.config;
     let model = CostModel::new(&base.space);
     let mut stand_alone: BTreeMap<String, Vec<f64>> = BTreeMap::new();
@@ -119,7 +129,7 @@ fn measured(base: &Run, experiment: &Experiment, runs: &[Run]) -> Result<report:
     };
     let architectures = subnets(base)?.iter().map(&mut architecture).collect();
     let mut rows = Vec::new();
-    for method in &config.methods {
+    for method in methods {
         let own = (0..experiment.seeds).map(|seed| label(method, seed));
         let own = own.filter_map(|label| runs.iter().find(|run| run.label == label));
         rows.push(report::Row {
@@ -147,7 +157,7 @@ fn measured(base: &Run, experiment: &Experiment, runs: &[Run]) -> Result<report:
         config_toml: base.config_toml.clone(),
         command: std::env::args().collect(),
         versions: versions(),
-        seconds: base.begin.elapsed().as_secs_f64(),
+        seconds: read_seconds(base)?.get("experiment").copied().unwrap_or(0.0),
         seeds: vec![
             Seed { purpose: "architectures, bootstrap".into(), seed: config.seed },
             Seed { purpose: "first stand-alone replicate".into(), seed: config.seed + 1000 },
@@ -198,15 +208,6 @@ fn label(method: &Method, seed: u64) -> String {
 
 /// One supernet of a method.
 fn of_method(base: &Run, experiment: &Experiment, method: &Method, seed: u64) -> Result<Run> {
-    const TABLES: [&str; 4] = ["teacher", "moco", "ccfs", "inherit"];
-    for key in method.set.keys() {
-        ensure!(
-            TABLES.contains(&key.as_str()),
-            "method {:?}: set.{key}: methods may differ in {} only, or they could not be compared",
-            method.name,
-            TABLES.join(", ")
-        );
-    }
     let mut config = base.config.of_method(method)?;
     config.seed = base.config.seed + 100 * seed;
     Ok(Run {

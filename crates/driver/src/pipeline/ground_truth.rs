@@ -52,6 +52,9 @@ pub struct GroundTruthArgs {
     /// Train N of the stored ones again and compare, instead of training what is missing
     #[arg(long, value_name = "N")]
     verify: Option<usize>,
+    /// Delete what earlier trainings left in that folder instead of going on with them
+    #[arg(long)]
+    fresh: bool,
     /// Trainings at once, which share the threads; 0 = one per thread
     #[arg(long, default_value_t = 0, value_name = "N")]
     jobs: usize,
@@ -60,7 +63,8 @@ pub struct GroundTruthArgs {
 impl GroundTruth {
     /// Reads a file that must be of this run's configuration.
     pub fn read(path: &Path, run: &Run) -> Result<Self> {
-        let truth: Self = read_json(path)?;
+        let truth: Self = read_json(path)
+            .context("standalone.truth (`cargo xtask ground-truth` makes the file)")?;
         let expected = run.truth_hash();
         if truth.config != expected {
             bail!(
@@ -81,8 +85,9 @@ pub fn run(args: &GroundTruthArgs) -> Result<Ended> {
         config: args.config.clone(),
         out: args.out.clone(),
         data: None,
-        fresh: false,
+        fresh: args.fresh,
         jobs: args.jobs,
+        full: false,
         suffix: if args.verify.is_some() { "-verify" } else { "-truth" },
     })?;
     let Some(path) = run.config.standalone.truth.take() else {

@@ -57,6 +57,9 @@ pub struct RunArgs {
     /// networks are fastest with
     #[arg(long, default_value_t = 1, value_name = "N")]
     jobs: usize,
+    /// Every method of an experiment, not only its main rows
+    #[arg(long)]
+    full: bool,
     /// What follows the name in the default folder's, which then holds stand-alone trainings only.
     #[arg(skip)]
     suffix: &'static str,
@@ -101,7 +104,7 @@ pub struct Run {
 pub fn run(args: &RunArgs, until: Option<Stage>) -> Result<Ended> {
     let run = Run::open(args)?;
     if until.is_none() && run.config.experiment.is_some() {
-        return experiment::run(&run);
+        return experiment::run(&run, args.full);
     }
     let all = [
         Stage::Teacher,
@@ -192,8 +195,11 @@ impl Run {
             interrupt,
             parallel,
         };
-        // A wrong code is found now, not after the supernet is trained.
+        // A wrong code or ground truth is found now, not after the supernet is trained.
         results::subnets(&run)?;
+        if args.suffix.is_empty() {
+            standalone::known(&run)?;
+        }
         if args.fresh
             && args.config.canonicalize().ok() == run.folder.join("config.toml").canonicalize().ok()
         {
