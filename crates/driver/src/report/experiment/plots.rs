@@ -2,8 +2,8 @@
 
 use super::super::depth::{depth_groups, group_of};
 use super::super::plots::{LINES, Point, axes, broken, padded, point_cloud, series_colour, svg};
-use super::analysis::{Results, Score};
 use super::input::{Architecture, Experiment, Row};
+use super::results::{Results, Score};
 use plotters::prelude::*;
 use std::ops::Range;
 

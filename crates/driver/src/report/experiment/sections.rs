@@ -1,10 +1,10 @@
 //! The page's longer sections: scatter plots, training curves, cost, the truth, every architecture.
 
 use super::super::depth::DepthGroup;
-use super::super::format::{count, duration, escape, legend, or_none};
-use super::analysis::Results;
+use super::super::format::{NONE, count, duration, escape, legend, or_none};
 use super::input::{Architecture, Experiment, Seconds};
 use super::plots;
+use super::results::Results;
 use std::fmt::Write;
 
 /// Inherited against stand-alone accuracy of every row.
@@ -71,7 +71,7 @@ pub(super) fn cost(experiment: &Experiment, results: &Results) -> String {
     let longest = rows.iter().map(|(_, s, _)| total(s)).fold(0.0, f64::max).max(1e-9);
     let names = Seconds::default().stages().map(|(name, _)| name.to_owned());
     let mut out = format!(
-        "<h2>Cost</h2>\n{}<div class=\"card scroll\"><table>\n<thead><tr><th>method</th>\
+        "<h2>Cost</h2>\n{}<div class=\"card scroll full wide\"><table>\n<thead><tr><th>method</th>\
          <th class=\"text\">time, mean over seeds</th><th>together</th>",
         legend('s', &names)
     );
@@ -82,12 +82,13 @@ pub(super) fn cost(experiment: &Experiment, results: &Results) -> String {
     for (row, seconds, images) in rows {
         let _ = write!(out, "<tr><td>{}</td><td class=\"text bars\">", escape(&row.name));
         for (i, (_, value)) in seconds.stages().iter().enumerate().filter(|(_, (_, v))| *v > 0.0) {
-            let width = 260.0 * value / longest;
+            let width = 220.0 * value / longest;
             let _ = write!(out, "<i style=\"width:{width:.1}px;background:var(--s{i})\"></i>");
         }
         let _ = write!(out, "</td><td>{}</td>", duration(total(&seconds)));
         for (_, value) in seconds.stages() {
-            let _ = write!(out, "<td>{}</td>", duration(value));
+            let time = if value > 0.0 { duration(value) } else { NONE.to_owned() };
+            let _ = write!(out, "<td>{time}</td>");
         }
         let _ = writeln!(out, "<td>{}</td></tr>", count(images.round() as u64));
     }
