@@ -1,7 +1,7 @@
 //! The page's longer sections: scatter plots, training curves, cost, the truth, every architecture.
 
 use super::super::depth::DepthGroup;
-use super::super::format::{NONE, count, duration, escape, legend, or_none};
+use super::super::format::{NONE, count, duration, escape, interval, legend, or_none};
 use super::input::{Architecture, Experiment, Seconds};
 use super::plots;
 use super::results::Results;
@@ -115,6 +115,13 @@ pub(super) fn truth(experiment: &Experiment, results: &Results) -> anyhow::Resul
             or_none(reliability.single, 3),
             or_none(reliability.mean, 3)
         );
+        for (what, agreement) in [
+            ("between single trainings (the noise ceiling)", &truth.between_replicates),
+            ("of one training with the mean of the others", &truth.with_the_rest),
+        ] {
+            let (tau, ends) = (or_none(agreement.mean_tau, 3), interval(agreement.interval));
+            let _ = write!(text, " Tau {what}: {tau} ({ends}).");
+        }
     }
     Ok(format!(
         "<h2>The truth: stand-alone accuracy</h2>\n<div class=\"charts\">\n<figure class=\"card\">\
@@ -139,17 +146,20 @@ pub(super) fn architectures(experiment: &Experiment) -> String {
         .collect();
     rows.sort_by(|a, b| b.1.total_cmp(&a.1).then_with(|| a.0.code.cmp(&b.0.code)));
     let mut out = String::from(
-        "<h2>Every architecture, best first</h2>\n<div class=\"card scroll\"><table>\n<thead><tr>\
+        "<h2>Every architecture, best first</h2>\n<div class=\"card scroll wide\"><table>\n<thead><tr>\
          <th>code</th><th>blocks</th><th>parameters</th><th>MACs</th><th>Phi_M</th><th>Phi_F</th>\
-         <th>width sum</th><th>stand-alone, %</th><th>its std</th><th>trainings</th></tr></thead>\n<tbody>\n",
+         <th>width sum</th><th>stand-alone, %</th></tr></thead>\n<tbody>\n",
     );
     for (arch, mean, std) in rows {
         let stages: Vec<String> = arch.stage_depths.iter().map(usize::to_string).collect();
-        let n = arch.stand_alone.len();
+        let std = match arch.stand_alone.len() {
+            1 => String::new(),
+            n => format!("<small>std {std:.2}, n = {n}</small>"),
+        };
         let _ = writeln!(
             out,
-            "<tr><td><code>{}</code></td><td>{} = {}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td>\
-             <td>{:.0}</td><td>{mean:.2}</td><td>{}</td><td>{n}</td></tr>",
+            "<tr><td><code>{}</code></td><td>{}<small>{}</small></td><td>{}</td><td>{}</td><td>{}</td>\
+             <td>{}</td><td>{:.0}</td><td>{mean:.2}{std}</td></tr>",
             escape(&arch.code),
             arch.depth,
             stages.join(" + "),
@@ -157,8 +167,7 @@ pub(super) fn architectures(experiment: &Experiment) -> String {
             count(arch.macs),
             count(arch.phi_m.max(0.0).round() as u64),
             count(arch.phi_f.max(0.0).round() as u64),
-            arch.width_sum,
-            or_none((n > 1).then_some(std), 2)
+            arch.width_sum
         );
     }
     out + "</tbody></table></div>\n"

@@ -156,7 +156,7 @@ fn files_are_complete_and_read_back() {
     }
     assert!(html.contains("&lt;mini&gt;") && !html.contains("<mini>"));
     assert!(html.contains("&lt;not&gt; &amp; escaped") && html.contains("0.858"));
-    assert!(!html.contains("NaN") && !html.contains(">inf") && !html.contains("-0.000"));
+    assert!(!html.contains("NaN") && !html.contains(">inf"));
 
     let printed = summary.to_string();
     assert_eq!(printed.lines().count(), experiment.rows.len() + 2, "{printed}");
@@ -326,6 +326,61 @@ fn a_supernet_that_is_no_better_than_counting_is_told_so() {
     }
     let (_, text) = analysed(&experiment);
     check(&text, &["good does not beat parameters, which needs no training: its mean tau"], &[]);
+}
+
+#[test]
+fn a_row_that_knows_nothing_but_the_depth_is_found_out() {
+    let mut experiment = experiment(vec![row("deep", Group::Table2, None, 0.0, &ALL)]);
+    for (i, architecture) in experiment.architectures.iter_mut().enumerate() {
+        // Three depths, so that each is a group of its own.
+        architecture.depth = 4 + i % 3;
+        architecture.stage_depths = vec![architecture.depth];
+        let depth = architecture.depth as f64;
+        let truth = 80.0 + depth + 0.6 * jitter(i, 9);
+        architecture.stand_alone = (4..7).map(|j| truth + 0.1 * jitter(i, j)).collect();
+        for result in &mut experiment.rows[0].seeds {
+            result.inherited[i] = 70.0 + depth + 0.2 * jitter(i, 40 + result.seed as usize);
+        }
+    }
+    let (results, text) = analysed(&experiment);
+    let row = &results.rows[0];
+    assert!(results.depth_groups.len() > 1 && row.tau.interval.unwrap().low > 0.3);
+    assert!(row.tau_within_depth.mean.unwrap() < 0.2, "{row:?}");
+    // Nothing can be said of depth itself where all of a group are equal.
+    assert_eq!(results.baselines[2].tau_within_depth.mean, None);
+    check(&text, &["Among architectures of similar depth deep is no longer shown to rank"], &[]);
+}
+
+#[test]
+fn comparisons_are_those_planned() {
+    let mut experiment = sample();
+    let pairs = [("FairNAS", "OFA"), ("Phi_F", "uniform"), ("MACs", "depth"), ("own", "MACs")];
+    let planned = pairs.map(|(a, b)| Planned { a: a.to_owned(), b: b.to_owned() });
+    experiment.comparisons = Some(planned.to_vec());
+    let (results, _) = analysed(&experiment);
+    let names: Vec<_> = results
+        .comparisons
+        .iter()
+        .map(|c| (c.a.as_str(), c.b.as_str(), c.difference.n_seeds))
+        .collect();
+    assert_eq!(names, [("FairNAS", "OFA", 3), ("Phi_F", "uniform", 2), ("MACs", "depth", 1)]);
+    assert_eq!(results.not_compared, planned[3..]);
+    // Holm: the smallest of three p-values counts three times.
+    let p = |c: &crate::report::Comparison| c.difference.p_value.unwrap();
+    let smallest = results.comparisons.iter().min_by(|a, b| p(a).total_cmp(&p(b))).unwrap();
+    assert!((smallest.adjusted_p_value.unwrap() - (3.0 * p(smallest)).min(1.0)).abs() < 1e-12);
+    // Those by default: no pair twice, in either direction.
+    experiment.comparisons = None;
+    let (results, _) = analysed(&experiment);
+    let mut pairs: Vec<[&str; 2]> =
+        results.comparisons.iter().map(|c| [c.a.as_str(), c.b.as_str()]).collect();
+    assert!(pairs.contains(&["contrastive", "vanilla"]) && pairs.contains(&["CCFS-F", "uniform"]));
+    assert!(pairs.contains(&["elsewhere", "CCFS-F"]) && pairs.contains(&["OFA", "parameters"]));
+    pairs.iter_mut().for_each(|pair| pair.sort_unstable());
+    let n = pairs.len();
+    pairs.sort_unstable();
+    pairs.dedup();
+    assert_eq!(pairs.len(), n);
 }
 
 /// Order of architectures, rows and seeds is the file's affair.
