@@ -147,7 +147,8 @@ fn verdict(comparison: &Comparison) -> &'static str {
     match comparison.verdict() {
         Verdict::Better => "beats it",
         Verdict::Worse => "worse",
-        Verdict::Open => "not shown",
+        Verdict::Open if comparison.difference.difference > Some(0.0) => "higher, not shown",
+        Verdict::Open => "not higher",
         Verdict::Undefined => "undefined",
     }
 }
