@@ -89,7 +89,7 @@ fn experiment(rows: Vec<Row>) -> Experiment {
         seconds: 4000.0,
         seeds: vec![Seed { purpose: "stand-alone".to_owned(), seed: 1000 }],
         supernet_seeds: vec![0, 1, 2],
-        bootstrap: Bootstrap { resamples: 1000, ..Bootstrap::default() },
+        bootstrap: Bootstrap { resamples: 500, ..Bootstrap::default() },
         architectures: architectures(0.3),
         rows,
         comparisons: None,
@@ -230,7 +230,7 @@ fn constant_unfinished_and_single_rows_are_said_to_be_so() {
     let (results, text) = analysed(&sample());
     let find = |name: &str| results.rows.iter().find(|row| row.name == name).unwrap();
     let flat = find("flat");
-    assert_eq!((flat.tau.mean, flat.tau.interval, flat.tau.degenerate), (None, None, 1000));
+    assert_eq!((flat.tau.mean, flat.tau.interval, flat.tau.degenerate), (None, None, 500));
     let by_chance = flat.top_k.unwrap();
     assert!((by_chance.precision - by_chance.k as f64 / N as f64).abs() < 1e-12);
     assert!(find("own").seeds.is_empty() && find("own").seconds.is_none());
