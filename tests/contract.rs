@@ -41,6 +41,7 @@ fn help_of_every_command_works() {
         "rank",
         "rank score",
         "rank eval",
+        "report",
         "bench",
     ] {
         let arguments: Vec<&str> = words.split_whitespace().chain(["--help"]).collect();

@@ -5,7 +5,7 @@ use crate::bootstrap::{Bootstrap, Interval, draw_counts, percentile_interval, re
 use crate::correlation::{Ranked, RankedPairs, StatisticsError, check_list};
 use crate::paired::PairedDifference;
 use crate::reliability::{check_replicates, mean_of_replicates, rounded};
-use crate::stratified::Groups;
+use crate::stratified::{Groups, stratified_tau};
 use rand::RngExt;
 use slimtau_base::Stream;
 use std::sync::Arc;
@@ -73,25 +73,21 @@ impl JointBootstrap {
             check_list(&format!("list {i} of predictions"), list, n)?;
         }
         let groups = Groups::new(groups, n)?;
-        let truth = Arc::new(Ranked::new(&mean_of_replicates(replicates)?));
-        let lists: Vec<Arc<Ranked>> =
-            lists.iter().map(|list| Arc::new(Ranked::new(list))).collect();
-        let kept: Vec<RankedPairs> =
-            lists.iter().map(|list| RankedPairs::of(list.clone(), truth.clone())).collect();
-        let every = vec![1; n];
-        let points = kept.iter().map(|pairs| values(pairs, &groups, &every)).collect();
+        let truth = List::new(&mean_of_replicates(replicates)?, &groups);
+        let lists: Vec<List> = lists.iter().map(|list| List::new(list, &groups)).collect();
+        let kept: Vec<Pairs> = lists.iter().map(|list| list.with(&truth)).collect();
+        let every = Counts::new(vec![1; n], &groups);
+        let points = kept.iter().map(|pairs| pairs.values(&every)).collect();
         // A resample's values, and by how much drawing the replicates moved them.
         let resamples = resample(options, "joint bootstrap", |stream| {
-            let counts = draw_counts(stream, n);
+            let counts = Counts::new(draw_counts(stream, n), &groups);
+            let values: Vec<Values> = kept.iter().map(|pairs| pairs.values(&counts)).collect();
             if replicates.len() == 1 {
-                let drawn: Vec<_> = kept.iter().map(|p| values(p, &groups, &counts)).collect();
-                return (drawn, None);
+                return (values, None);
             }
-            let truth = Arc::new(Ranked::new(&drawn_truth(stream, replicates)));
-            let both = lists.iter().zip(&kept).map(|(list, kept)| {
-                let pairs = RankedPairs::of(list.clone(), truth.clone());
-                let drawn = values(&pairs, &groups, &counts);
-                let kept = values(kept, &groups, &counts);
+            let truth = List::new(&drawn_truth(stream, replicates), &groups);
+            let both = lists.iter().zip(values).map(|(list, kept)| {
+                let drawn = list.with(&truth).values(&counts);
                 let moved: Values = std::array::from_fn(|s| Some(drawn[s]? - kept[s]?));
                 (drawn, moved)
             });
@@ -192,9 +188,50 @@ impl JointBootstrap {
     }
 }
 
-fn values(pairs: &RankedPairs, groups: &Groups, counts: &[u32]) -> Values {
-    let all = pairs.correlations(counts);
-    [all.kendall_tau, all.pearson, all.spearman, groups.tau(pairs, counts)]
+/// One list sorted once, as a whole and by group.
+struct List {
+    whole: Arc<Ranked>,
+    groups: Vec<Arc<Ranked>>,
+}
+
+impl List {
+    fn new(list: &[f64], groups: &Groups) -> Self {
+        Self { whole: Arc::new(Ranked::new(list)), groups: groups.ranked(list) }
+    }
+
+    fn with(&self, truth: &Self) -> Pairs {
+        Pairs {
+            whole: RankedPairs::of(self.whole.clone(), truth.whole.clone()),
+            groups: Groups::pairs(&self.groups, &truth.groups),
+        }
+    }
+}
+
+/// A list paired with the truth.
+struct Pairs {
+    whole: RankedPairs,
+    groups: Vec<RankedPairs>,
+}
+
+impl Pairs {
+    fn values(&self, counts: &Counts) -> Values {
+        let all = self.whole.correlations(&counts.whole);
+        let within = stratified_tau(&self.groups, &counts.groups);
+        [all.kendall_tau, all.pearson, all.spearman, within]
+    }
+}
+
+/// How often every architecture counts.
+struct Counts {
+    whole: Vec<u32>,
+    groups: Vec<Vec<u32>>,
+}
+
+impl Counts {
+    fn new(whole: Vec<u32>, groups: &Groups) -> Self {
+        let by_group = groups.gather(&whole);
+        Self { whole, groups: by_group }
+    }
 }
 
 /// For every architecture the mean of as many of its replicates as it has, drawn with replacement.

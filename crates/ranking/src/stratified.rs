@@ -1,7 +1,8 @@
 //! Kendall's tau over pairs within groups only: what is left of a ranking among architectures that are
 //! alike in some respect, such as their depth.
 
-use crate::correlation::{RankedPairs, StatisticsError, TauParts};
+use crate::correlation::{Ranked, RankedPairs, StatisticsError, TauParts, check_list};
+use std::sync::Arc;
 
 /// Kendall's tau-b over the pairs of architectures that are in one group:
 /// (concordant - discordant) / sqrt((pairs not tied in the predictions) (pairs not tied in the
@@ -17,9 +18,11 @@ pub fn kendall_tau_within(
     truth: &[f64],
     groups: &[usize],
 ) -> Result<Option<f64>, StatisticsError> {
-    let pairs = RankedPairs::new(predictions, truth)?;
+    check_list("the predictions", predictions, truth.len())?;
+    check_list("the truth", truth, truth.len())?;
     let groups = Groups::new(groups, truth.len())?;
-    Ok(groups.tau(&pairs, &vec![1; truth.len()]))
+    let pairs = Groups::pairs(&groups.ranked(predictions), &groups.ranked(truth));
+    Ok(stratified_tau(&pairs, &groups.gather(&vec![1; truth.len()])))
 }
 
 /// The members of every group.
@@ -38,20 +41,31 @@ impl Groups {
         Ok(Self(members.into_values().collect()))
     }
 
-    /// The stratified tau of the list that holds pair i `counts[i]` times.
-    pub(crate) fn tau(&self, pairs: &RankedPairs, counts: &[u32]) -> Option<f64> {
-        let mut sum = TauParts::default();
-        let mut masked = vec![0; counts.len()];
-        for members in &self.0 {
-            members.iter().for_each(|&i| masked[i] = counts[i]);
-            let parts = pairs.tau_parts(&masked);
-            members.iter().for_each(|&i| masked[i] = 0);
-            sum.difference += parts.difference;
-            sum.x_untied += parts.x_untied;
-            sum.y_untied += parts.y_untied;
-        }
-        sum.tau()
+    /// Every group's part of a list that has one entry per architecture.
+    pub(crate) fn gather<T: Copy>(&self, list: &[T]) -> Vec<Vec<T>> {
+        self.0.iter().map(|members| members.iter().map(|&i| list[i]).collect()).collect()
     }
+
+    /// Every group's part of a finite list, sorted once.
+    pub(crate) fn ranked(&self, list: &[f64]) -> Vec<Arc<Ranked>> {
+        self.gather(list).iter().map(|part| Arc::new(Ranked::new(part))).collect()
+    }
+
+    /// The pairs of two lists, group by group.
+    pub(crate) fn pairs(x: &[Arc<Ranked>], y: &[Arc<Ranked>]) -> Vec<RankedPairs> {
+        x.iter().zip(y).map(|(x, y)| RankedPairs::of(x.clone(), y.clone())).collect()
+    }
+}
+
+/// The stratified tau of the list that holds pair i of group g `counts[g][i]` times.
+pub(crate) fn stratified_tau(pairs: &[RankedPairs], counts: &[Vec<u32>]) -> Option<f64> {
+    let parts = pairs.iter().zip(counts).map(|(pairs, counts)| pairs.tau_parts(counts));
+    let sum = parts.fold(TauParts::default(), |sum, parts| TauParts {
+        difference: sum.difference + parts.difference,
+        x_untied: sum.x_untied + parts.x_untied,
+        y_untied: sum.y_untied + parts.y_untied,
+    });
+    sum.tau()
 }
 
 #[cfg(test)]

@@ -163,7 +163,7 @@ fn measured(
             Seed { purpose: "first stand-alone replicate".into(), seed: config.seed + 1000 },
         ],
         supernet_seeds: (0..experiment.seeds).map(|k| config.seed + 100 * k).collect(),
-        bootstrap: Bootstrap { seed: config.seed, ..Bootstrap::default() },
+        bootstrap: Bootstrap { seed: config.seed, resamples: 10_000, ..Bootstrap::default() },
         architectures,
         rows,
         comparisons: None,

@@ -76,6 +76,8 @@ pub(super) fn axes<'a, 'b>(
 ) -> anyhow::Result<Chart<'a, 'b>> {
     let mut chart = ChartBuilder::on(area)
         .margin(8)
+        // Half of the last tick's label.
+        .margin_right(20)
         .x_label_area_size(if x_name.is_empty() { 8 } else { 44 })
         .y_label_area_size(64)
         .build_cartesian_2d(x.clone(), y.clone())

@@ -111,7 +111,7 @@ fn sample(noise: f64) -> Report {
 }
 
 /// Every tag is closed, in order; returns how often each element occurs.
-fn elements(html: &str) -> BTreeMap<String, usize> {
+pub(super) fn elements(html: &str) -> BTreeMap<String, usize> {
     const VOID: [&str; 3] = ["meta", "br", "!DOCTYPE"];
     let (mut open, mut counts) = (Vec::new(), BTreeMap::new());
     let mut rest = html;

@@ -2,9 +2,9 @@
 //! intervals allow.
 
 use super::super::findings::{FEW_ARCHITECTURES, with_interval};
-use super::super::{Comparison, Verdict};
-use super::analysis::{Estimate, Results, Score};
-use super::input::{Experiment, Group};
+use super::compared;
+use super::input::Experiment;
+use super::results::{Estimate, Results, Score};
 
 /// Draws of fewer seeds than this say little about others.
 const FEW_SEEDS: usize = 5;
@@ -16,9 +16,9 @@ pub(super) fn findings(experiment: &Experiment, results: &Results) -> Vec<String
     sentences.extend(baseline(results));
     sentences.extend(highest(results));
     sentences.extend(not_above_zero(results));
-    sentences.extend(against_best_baseline(results));
-    sentences.extend(paper_order(experiment, results));
-    sentences.extend(planned(results));
+    sentences.extend(compared::against_best_baseline(results));
+    sentences.extend(compared::paper_order(experiment, results));
+    sentences.extend(compared::planned(results));
     sentences.extend(within_depth(results));
     sentences.extend(cautions(results));
     sentences
@@ -30,7 +30,7 @@ pub(super) fn plural(n: usize, one: &str) -> String {
 }
 
 /// `a`, `a and b`, `a, b and c`.
-fn listed(names: &[&str]) -> String {
+pub(super) fn listed(names: &[&str]) -> String {
     match names {
         [] => String::new(),
         [one] => (*one).to_owned(),
@@ -101,7 +101,10 @@ fn baseline(results: &Results) -> Option<String> {
         return Some("No quantity that needs no training has a tau.".to_owned());
     };
     let tau = estimate(&best.tau, results.bootstrap.level)?;
-    Some(format!("Of the quantities that need no training, {} ranks best, tau {tau}.", best.name))
+    Some(format!(
+        "Of the quantities that need no training none ranks better than {}, tau {tau}.",
+        best.name
+    ))
 }
 
 fn highest(results: &Results) -> Option<String> {
@@ -138,159 +141,6 @@ fn not_above_zero(results: &Results) -> Option<String> {
             listed(&names)
         )),
     }
-}
-
-fn names(comparisons: &[Comparison], verdict: Verdict) -> Vec<&str> {
-    let found = comparisons.iter().filter(|c| c.verdict() == verdict);
-    found.map(|c| c.a.as_str()).collect()
-}
-
-fn against_best_baseline(results: &Results) -> Vec<String> {
-    let Some(best) = results.best() else { return Vec::new() };
-    let comparisons = &results.against_best_baseline;
-    let mut sentences = Vec::new();
-    let better = names(comparisons, Verdict::Better);
-    if !better.is_empty() {
-        sentences.push(format!(
-            "{} {} better than {} (paired, after Holm's correction).",
-            listed(&better),
-            if better.len() == 1 { "ranks" } else { "rank" },
-            best.name
-        ));
-    }
-    let below = |c: &&Comparison| c.difference.difference.is_some_and(|d| d <= 0.0);
-    let open = |at_most: bool| {
-        let open = comparisons.iter().filter(|c| c.verdict() == Verdict::Open);
-        open.filter(|c| below(c) == at_most).map(|c| c.a.as_str()).collect::<Vec<_>>()
-    };
-    let (not_shown, not_even) = (open(false), open(true));
-    if !not_shown.is_empty() {
-        sentences.push(format!(
-            "{} {} a higher tau than {}, but the data do not show that {} it.",
-            listed(&not_shown),
-            if not_shown.len() == 1 { "has" } else { "have" },
-            best.name,
-            if not_shown.len() == 1 { "it beats" } else { "they beat" }
-        ));
-    }
-    if !not_even.is_empty() {
-        sentences.push(format!(
-            "{} {} not beat {}, which needs no training: here such a supernet adds nothing to it.",
-            listed(&not_even),
-            if not_even.len() == 1 { "does" } else { "do" },
-            best.name
-        ));
-    }
-    let worse = names(comparisons, Verdict::Worse);
-    if !worse.is_empty() {
-        sentences.push(format!(
-            "{} {} worse than {}, which needs no training (paired, after Holm's correction).",
-            listed(&worse),
-            if worse.len() == 1 { "ranks" } else { "rank" },
-            best.name
-        ));
-    }
-    sentences
-}
-
-/// Where the paper's order of its tables does not hold here, and whether that is more than chance.
-fn paper_order(experiment: &Experiment, results: &Results) -> Vec<String> {
-    let mut sentences = Vec::new();
-    for group in [Group::Table1, Group::Table2] {
-        let pairs: Vec<_> = results.paper_order.iter().filter(|p| p.group == group).collect();
-        let defined = pairs.iter().filter(|p| p.comparison.difference.difference.is_some());
-        let n = defined.clone().count();
-        if n == 0 {
-            continue;
-        }
-        let mut rows: Vec<_> = experiment.rows.iter().filter(|r| r.group == group).collect();
-        rows.retain(|row| row.paper_tau.is_some());
-        rows.sort_by(|a, b| {
-            b.paper_tau.partial_cmp(&a.paper_tau).unwrap_or(std::cmp::Ordering::Equal)
-        });
-        let order: Vec<&str> = rows.iter().map(|row| row.name.as_str()).collect();
-        let table = format!("The paper's order of {} ({})", group.name(), order.join(", "));
-        let broken: Vec<_> = defined
-            .filter(|p| p.comparison.difference.difference.is_some_and(|d| d <= 0.0))
-            .collect();
-        let established =
-            pairs.iter().filter(|p| p.comparison.verdict() == Verdict::Better).count();
-        if broken.is_empty() {
-            sentences.push(format!(
-                "{table} is also the order of the mean taus here; {} after Holm's correction.",
-                match (established, n) {
-                    (0, 1) => "the difference is not established".to_owned(),
-                    (1, 1) => "the difference is established".to_owned(),
-                    (e, n) => format!("{e} of its {n} pairs are established"),
-                }
-            ));
-            continue;
-        }
-        let said: Vec<String> = broken
-            .iter()
-            .map(|pair| {
-                let c = &pair.comparison;
-                let d = &c.difference;
-                let value =
-                    with_interval(d.difference.unwrap_or(0.0), d.interval, d.bootstrap.level);
-                let verdict = match c.verdict() {
-                    Verdict::Worse => "the reverse is established",
-                    _ => "not established either way",
-                };
-                format!("{} minus {} is {value}, {verdict}", c.a, c.b)
-            })
-            .collect();
-        let pairs =
-            if n == 1 { "".to_owned() } else { format!(" in {} of {n} pairs", broken.len()) };
-        sentences.push(format!("{table} does not hold here{pairs}: {}.", said.join("; ")));
-    }
-    sentences
-}
-
-/// What the planned comparisons establish, one sentence, and what they leave open, in another.
-fn planned(results: &Results) -> Vec<String> {
-    let (mut shown, mut open) = (Vec::new(), Vec::new());
-    let mut undefined = Vec::new();
-    for c in &results.comparisons {
-        let value = c.difference.difference.unwrap_or(0.0);
-        match c.verdict() {
-            Verdict::Better => shown.push(format!("{} over {} (by {value:.3})", c.a, c.b)),
-            Verdict::Worse => shown.push(format!("{} over {} (by {:.3})", c.b, c.a, -value)),
-            Verdict::Open => open.push(format!("{} and {}", c.a, c.b)),
-            Verdict::Undefined => undefined.push(format!("{} and {}", c.a, c.b)),
-        }
-    }
-    let mut sentences = Vec::new();
-    let n = results.comparisons.len();
-    if n > 0 {
-        sentences.push(match shown.len() {
-            0 => format!(
-                "Of the {} none establishes a difference after Holm's correction.",
-                plural(n, "planned comparison")
-            ),
-            _ => format!(
-                "Of the {}, {} establish a difference after Holm's correction: {}.",
-                plural(n, "planned comparison"),
-                shown.len(),
-                shown.join(", ")
-            ),
-        });
-    }
-    if !open.is_empty() && !shown.is_empty() {
-        sentences.push(format!("They leave open which ranks better of {}.", open.join(", ")));
-    }
-    if !undefined.is_empty() {
-        sentences
-            .push(format!("A tau is undefined in the comparisons of {}.", undefined.join(", ")));
-    }
-    if !results.not_compared.is_empty() {
-        let pairs = results.not_compared.iter().map(|p| format!("{} and {}", p.a, p.b));
-        sentences.push(format!(
-            "Not compared, since no supernet seed of both is finished: {}.",
-            pairs.collect::<Vec<_>>().join(", ")
-        ));
-    }
-    sentences
 }
 
 fn within_depth(results: &Results) -> Vec<String> {

@@ -1,10 +1,10 @@
 //! The forest plot: every row's tau with its interval and its seeds, against the noise ceiling and the
 //! best quantity that needs no training.
 
-use super::super::format::escape;
+use super::super::format::{NONE, escape};
 use super::super::plots::{LINES, TEXT, broken, series_colour, svg};
-use super::analysis::{Estimate, Results, Score, SeedScore};
 use super::input::Experiment;
+use super::results::{Estimate, Results, Score, SeedScore};
 use super::tables::grouped;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -15,7 +15,7 @@ const WIDTH: i32 = 1000;
 const NAMES: i32 = 250;
 const LEFT: i32 = 270;
 const RIGHT: i32 = 850;
-const ROW: i32 = 24;
+const ROW: i32 = 26;
 const TOP: i32 = 14;
 
 /// Which tau is drawn.
@@ -93,7 +93,7 @@ pub(super) fn forest(
         Which::All => "Kendall's tau of every method with its interval",
         Which::WithinDepth => "Kendall's tau within depth groups of every method with its interval",
     };
-    let size = (WIDTH as u32, (bottom + 44) as u32);
+    let size = (WIDTH as u32, (bottom + 50) as u32);
     let drawn = svg(size, "forest", label, |area| {
         let line = |from, to, style: ShapeStyle| {
             area.draw(&PathElement::new([from, to], style)).map_err(broken)
@@ -110,9 +110,9 @@ pub(super) fn forest(
             }
             let x = at(f64::from(tenth) / 10.0);
             line((x, TOP), (x, bottom), LINES.mix(if tenth == 0 { 0.35 } else { 0.08 }).into())?;
-            text(&format!("{:.1}", f64::from(tenth) / 10.0), (x, bottom + 6), centre, 13)?;
+            text(&format!("{:.1}", f64::from(tenth) / 10.0), (x, bottom + 6), centre, 16)?;
         }
-        text("Kendall's tau", ((LEFT + RIGHT) / 2, bottom + 24), centre, 13)?;
+        text("Kendall's tau", ((LEFT + RIGHT) / 2, bottom + 26), centre, 16)?;
         for (value, colour) in [(ceiling, 1), (best, 2)] {
             let Some(value) = value else { continue };
             let mut y = TOP;
@@ -126,12 +126,12 @@ pub(super) fn forest(
             let y = TOP + ROW * i as i32 + ROW / 2;
             let score = match row {
                 Line::Group(name) => {
-                    text(name, (0, y + 3), Pos::new(HPos::Left, VPos::Center), 13)?;
+                    text(name, (0, y + 3), Pos::new(HPos::Left, VPos::Center), 16)?;
                     continue;
                 }
                 Line::Row(score) => score,
             };
-            text(&shortened(&score.name), (NAMES, y), Pos::new(HPos::Right, VPos::Center), 14)?;
+            text(&shortened(&score.name), (NAMES, y), Pos::new(HPos::Right, VPos::Center), 18)?;
             let (e, colour) = (which.of(score), series_colour(0));
             if let Some(interval) = e.interval {
                 let style = colour.mix(0.75).stroke_width(3);
@@ -146,14 +146,14 @@ pub(super) fn forest(
                     area.draw(&Circle::new((at(tau), y), 5, colour.filled())).map_err(broken)?;
                     format!("{tau:.3}")
                 }
-                None => "undefined".to_owned(),
+                None => NONE.to_owned(),
             };
             let n = match score.seeds.len() {
                 _ if score.seconds.is_none() && !score.seeds.is_empty() => String::new(),
                 n => format!("n = {n}"),
             };
-            text(&value, (RIGHT + 16, y), Pos::new(HPos::Left, VPos::Center), 14)?;
-            text(&n, (RIGHT + 90, y), Pos::new(HPos::Left, VPos::Center), 13)?;
+            text(&value, (RIGHT + 16, y), Pos::new(HPos::Left, VPos::Center), 18)?;
+            text(&n, (RIGHT + 90, y), Pos::new(HPos::Left, VPos::Center), 16)?;
         }
         Ok(())
     })?;
@@ -174,7 +174,7 @@ pub(super) fn forest(
 }
 
 fn shortened(name: &str) -> String {
-    const MOST: usize = 34;
+    const MOST: usize = 30;
     if name.chars().count() <= MOST {
         return name.to_owned();
     }

@@ -2,10 +2,10 @@
 
 use super::super::format::{FOOT, duration, escape, head, interval, or_none, tile};
 use super::super::html::{configuration, data, origin};
-use super::analysis::{Estimate, Results};
 use super::findings::plural;
 use super::forest::{Which, forest};
 use super::input::{Experiment, Group};
+use super::results::{Estimate, Results};
 use super::sections;
 use super::tables::{self, Line, Table};
 use std::fmt::Write;
@@ -35,17 +35,19 @@ pub(super) fn page(
     out += "<h2>Kendall&#39;s tau of every method</h2>\n<figure class=\"card scroll plain\">";
     out += &forest(experiment, results, Which::All)?;
     out += "</figure>\n<h2>Every method</h2>\n";
-    out += &table(&tables::all(experiment, results));
+    out += &table(&tables::all(experiment, results), "full wide");
     for sentence in tables::method_of_intervals(experiment, results) {
         let _ = writeln!(out, "<p class=\"soft\">{}</p>", escape(&sentence));
     }
+    out += "<h2>Every supernet</h2>\n";
+    out += &table(&tables::every_seed(experiment, results), "full wide");
     out += &comparisons(results);
     out += &sections::scatters(experiment, results)?;
     out += &sections::training(experiment, results)?;
     out += "<h2>Among architectures of similar depth</h2>\n<figure class=\"card scroll plain\">";
     out += &forest(experiment, results, Which::WithinDepth)?;
     out += "</figure>\n";
-    out += &table(&tables::within_depth(experiment, results));
+    out += &table(&tables::within_depth(experiment, results), "full wide");
     let _ = writeln!(
         out,
         "<p class=\"soft\">Concordant minus discordant pairs of architectures within one depth group, over \
@@ -60,10 +62,10 @@ pub(super) fn page(
     Ok(out)
 }
 
-/// A table as HTML.
-fn table(table: &Table) -> String {
+/// A table as HTML, in a card of this class besides.
+fn table(table: &Table, card: &str) -> String {
     let class = |i: usize| if table.text.contains(&i) { " class=\"text\"" } else { "" };
-    let mut out = String::from("<div class=\"card scroll\"><table>\n<thead><tr>");
+    let mut out = format!("<div class=\"card scroll {card}\"><table>\n<thead><tr>");
     for (i, name) in table.head.iter().enumerate() {
         let _ = write!(out, "<th{}>{}</th>", class(i), escape(name));
     }
@@ -94,7 +96,7 @@ fn table(table: &Table) -> String {
 fn tiles(experiment: &Experiment, results: &Results) -> String {
     let level = 100.0 * results.bootstrap.level;
     let range = |e: &Estimate| format!("{level:.0} % interval {}", interval(e.interval));
-    let mut out = String::from("<div class=\"tiles\">\n");
+    let mut out = String::from("<div class=\"tiles six\">\n");
     let mut add = |name: &str, value: String, more: String| out += &tile(name, &value, &more);
     let defined = results.rows.iter().filter(|row| row.tau.mean.is_some());
     // The first of equals.
@@ -134,7 +136,7 @@ fn paper_tables(experiment: &Experiment, results: &Results) -> String {
         (Group::Table2, "Table 2: samplers"),
     ] {
         if let Some(found) = tables::paper(experiment, results, group) {
-            let _ = writeln!(out, "<div><h3>{title}</h3>{}</div>", table(&found));
+            let _ = writeln!(out, "<div><h3>{title}</h3>{}</div>", table(&found, "full wide"));
         }
     }
     if out.is_empty() {
@@ -160,7 +162,7 @@ fn comparisons(results: &Results) -> String {
     let mut out = String::new();
     let mut section = |title: &str, table_of: Table| {
         if !table_of.rows.is_empty() {
-            let _ = write!(out, "<h2>{title}</h2>\n{}", table(&table_of));
+            let _ = write!(out, "<h2>{title}</h2>\n{}", table(&table_of, ""));
         }
     };
     section("Planned comparisons", tables::comparisons(results.comparisons.iter()));

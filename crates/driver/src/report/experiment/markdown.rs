@@ -1,9 +1,9 @@
 //! `results.md`: the tables and findings as Markdown, for a page of the documentation.
 
 use super::super::format::{duration, interval, or_none};
-use super::analysis::Results;
 use super::html::{origins, seeds};
 use super::input::{Experiment, Group};
+use super::results::Results;
 use super::tables::{self, Line, Table};
 use std::fmt::Write;
 
@@ -25,6 +25,8 @@ pub(super) fn page(experiment: &Experiment, results: &Results, findings: &[Strin
         }
     }
     let _ = write!(out, "## Every method\n\n{}", table(&tables::all(experiment, results)));
+    let _ =
+        write!(out, "### Every supernet\n\n{}", table(&tables::every_seed(experiment, results)));
     for sentence in tables::method_of_intervals(experiment, results) {
         out += &paragraph(&sentence);
     }
@@ -119,7 +121,7 @@ fn truth(results: &Results) -> String {
     let plain = |text: String| (text, String::new());
     let cells = |(name, value)| Line::Cells(vec![plain(name), plain(value)]);
     let rows = rows.into_iter().map(cells).collect();
-    let found = Table { head: vec!["the truth", "value"], text: vec![], rows };
+    let found = Table { head: vec!["the truth".into(), "value".into()], text: vec![], rows };
     format!("## The truth and its noise\n\n{}", table(&found))
 }
 

@@ -5,6 +5,7 @@
 //! Accuracies are in percent, regret in percentage points, times in seconds.
 
 mod analysis;
+mod compared;
 mod comparisons;
 mod findings;
 mod forest;
@@ -12,14 +13,15 @@ mod html;
 mod input;
 mod markdown;
 mod plots;
+mod results;
 mod sections;
 mod tables;
 #[cfg(test)]
 mod tests;
 
-pub use analysis::Results;
 #[allow(unused_imports, reason = "whoever fills an experiment needs every part of it")]
 pub use input::{Architecture, Checkpoint, Experiment, Group, Planned, Row, Seconds, SeedResult};
+pub use results::Results;
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
@@ -90,7 +92,7 @@ pub struct SummaryLine {
 
 impl Summary {
     fn new(results: &Results) -> Self {
-        let line = |row: &analysis::Score| SummaryLine {
+        let line = |row: &results::Score| SummaryLine {
             name: row.name.clone(),
             tau: row.tau.mean,
             interval: row.tau.interval,

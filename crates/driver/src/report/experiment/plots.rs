@@ -2,8 +2,8 @@
 
 use super::super::depth::{depth_groups, group_of};
 use super::super::plots::{LINES, Point, axes, broken, padded, point_cloud, series_colour, svg};
-use super::analysis::{Results, Score};
 use super::input::{Architecture, Experiment, Row};
+use super::results::{Results, Score};
 use plotters::prelude::*;
 use std::ops::Range;
 
@@ -59,7 +59,7 @@ pub(super) fn truth(experiment: &Experiment, results: &Results) -> anyhow::Resul
     let points: Vec<Point> = experiment.architectures.iter().map(point).collect();
     let names = ("MACs, millions", "stand-alone accuracy, %");
     let label = "stand-alone accuracy against multiply-accumulates";
-    point_cloud(&points, (640, 440), 4, label, names, &results.truth.percentiles)
+    point_cloud(&points, (560, 440), 4, label, names, &results.truth.percentiles)
 }
 
 /// How often which mean stand-alone accuracy occurs.
@@ -77,7 +77,7 @@ pub(super) fn histogram(experiment: &Experiment) -> anyhow::Result<String> {
     }
     let highest = counts.iter().copied().max().unwrap_or(0).max(1) as f64;
     let label = "distribution of stand-alone accuracy";
-    svg((440, 440), "histogram", label, |area| {
+    svg((560, 440), "histogram", label, |area| {
         let names = ("stand-alone accuracy, %", "architectures");
         let mut chart = axes(area, x.clone(), 0.0..1.08 * highest, names, (5, 6))?;
         let bars = counts.iter().enumerate().map(|(i, &count)| {

@@ -1,10 +1,10 @@
 //! The page's longer sections: scatter plots, training curves, cost, the truth, every architecture.
 
 use super::super::depth::DepthGroup;
-use super::super::format::{count, duration, escape, legend, or_none};
-use super::analysis::Results;
+use super::super::format::{NONE, count, duration, escape, interval, legend, or_none};
 use super::input::{Architecture, Experiment, Seconds};
 use super::plots;
+use super::results::Results;
 use std::fmt::Write;
 
 /// Inherited against stand-alone accuracy of every row.
@@ -71,7 +71,7 @@ pub(super) fn cost(experiment: &Experiment, results: &Results) -> String {
     let longest = rows.iter().map(|(_, s, _)| total(s)).fold(0.0, f64::max).max(1e-9);
     let names = Seconds::default().stages().map(|(name, _)| name.to_owned());
     let mut out = format!(
-        "<h2>Cost</h2>\n{}<div class=\"card scroll\"><table>\n<thead><tr><th>method</th>\
+        "<h2>Cost</h2>\n{}<div class=\"card scroll full wide\"><table>\n<thead><tr><th>method</th>\
          <th class=\"text\">time, mean over seeds</th><th>together</th>",
         legend('s', &names)
     );
@@ -82,12 +82,13 @@ pub(super) fn cost(experiment: &Experiment, results: &Results) -> String {
     for (row, seconds, images) in rows {
         let _ = write!(out, "<tr><td>{}</td><td class=\"text bars\">", escape(&row.name));
         for (i, (_, value)) in seconds.stages().iter().enumerate().filter(|(_, (_, v))| *v > 0.0) {
-            let width = 260.0 * value / longest;
+            let width = 220.0 * value / longest;
             let _ = write!(out, "<i style=\"width:{width:.1}px;background:var(--s{i})\"></i>");
         }
         let _ = write!(out, "</td><td>{}</td>", duration(total(&seconds)));
         for (_, value) in seconds.stages() {
-            let _ = write!(out, "<td>{}</td>", duration(value));
+            let time = if value > 0.0 { duration(value) } else { NONE.to_owned() };
+            let _ = write!(out, "<td>{time}</td>");
         }
         let _ = writeln!(out, "<td>{}</td></tr>", count(images.round() as u64));
     }
@@ -114,6 +115,13 @@ pub(super) fn truth(experiment: &Experiment, results: &Results) -> anyhow::Resul
             or_none(reliability.single, 3),
             or_none(reliability.mean, 3)
         );
+        for (what, agreement) in [
+            ("between single trainings (the noise ceiling)", &truth.between_replicates),
+            ("of one training with the mean of the others", &truth.with_the_rest),
+        ] {
+            let (tau, ends) = (or_none(agreement.mean_tau, 3), interval(agreement.interval));
+            let _ = write!(text, " Tau {what}: {tau} ({ends}).");
+        }
     }
     Ok(format!(
         "<h2>The truth: stand-alone accuracy</h2>\n<div class=\"charts\">\n<figure class=\"card\">\
@@ -138,17 +146,20 @@ pub(super) fn architectures(experiment: &Experiment) -> String {
         .collect();
     rows.sort_by(|a, b| b.1.total_cmp(&a.1).then_with(|| a.0.code.cmp(&b.0.code)));
     let mut out = String::from(
-        "<h2>Every architecture, best first</h2>\n<div class=\"card scroll\"><table>\n<thead><tr>\
+        "<h2>Every architecture, best first</h2>\n<div class=\"card scroll wide\"><table>\n<thead><tr>\
          <th>code</th><th>blocks</th><th>parameters</th><th>MACs</th><th>Phi_M</th><th>Phi_F</th>\
-         <th>width sum</th><th>stand-alone, %</th><th>its std</th><th>trainings</th></tr></thead>\n<tbody>\n",
+         <th>width sum</th><th>stand-alone, %</th></tr></thead>\n<tbody>\n",
     );
     for (arch, mean, std) in rows {
         let stages: Vec<String> = arch.stage_depths.iter().map(usize::to_string).collect();
-        let n = arch.stand_alone.len();
+        let std = match arch.stand_alone.len() {
+            1 => String::new(),
+            n => format!("<small>std {std:.2}, n = {n}</small>"),
+        };
         let _ = writeln!(
             out,
-            "<tr><td><code>{}</code></td><td>{} = {}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td>\
-             <td>{:.0}</td><td>{mean:.2}</td><td>{}</td><td>{n}</td></tr>",
+            "<tr><td><code>{}</code></td><td>{}<small>{}</small></td><td>{}</td><td>{}</td><td>{}</td>\
+             <td>{}</td><td>{:.0}</td><td>{mean:.2}{std}</td></tr>",
             escape(&arch.code),
             arch.depth,
             stages.join(" + "),
@@ -156,8 +167,7 @@ pub(super) fn architectures(experiment: &Experiment) -> String {
             count(arch.macs),
             count(arch.phi_m.max(0.0).round() as u64),
             count(arch.phi_f.max(0.0).round() as u64),
-            arch.width_sum,
-            or_none((n > 1).then_some(std), 2)
+            arch.width_sum
         );
     }
     out + "</tbody></table></div>\n"

@@ -2,12 +2,13 @@
 
 use super::super::format::{NONE, interval, or_none};
 use super::super::{Comparison, Verdict};
-use super::analysis::{Estimate, Results, Score};
+use super::findings::plural;
 use super::input::{Experiment, Group, Row};
+use super::results::{Estimate, Results, Score};
 
 /// One table: its head and its rows. The first column is text, and so are those named in `text`.
 pub(super) struct Table {
-    pub(super) head: Vec<&'static str>,
+    pub(super) head: Vec<String>,
     pub(super) text: Vec<usize>,
     pub(super) rows: Vec<Line>,
 }
@@ -49,10 +50,9 @@ fn n_seeds(score: &Score, results: &Results) -> String {
     if n == planned { n.to_string() } else { format!("{n} of {planned}") }
 }
 
-/// `0.51, 0.55, 0.49`, each seed's tau.
-fn each_seed(score: &Score) -> String {
-    let taus: Vec<String> = score.seeds.iter().map(|s| or_none(s.tau, 3)).collect();
-    if taus.len() > 1 { taus.join(", ") } else { String::new() }
+/// Heads as a table has them.
+fn heads(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
 }
 
 /// One of the paper's tables with the paper's numbers; `None` without its rows.
@@ -68,7 +68,7 @@ pub(super) fn paper(experiment: &Experiment, results: &Results, group: Group) ->
         ])
     };
     let rows: Vec<Line> = rows.map(line).collect();
-    let head = vec!["method", "tau, paper", "tau, here", "std over seeds", "seeds"];
+    let head = heads(&["method", "tau, paper", "tau, here", "std over seeds", "seeds"]);
     (!rows.is_empty()).then_some(Table { head, text: vec![], rows })
 }
 
@@ -83,8 +83,7 @@ pub(super) fn all(experiment: &Experiment, results: &Results) -> Table {
         Line::Cells(vec![
             name,
             with_interval(&score.tau),
-            (or_none(score.tau.std, 3), each_seed(score)),
-            plain(n),
+            (n, score.tau.std.map_or(String::new(), |std| format!("std {std:.3}"))),
             against,
             with_interval(&score.tau_within_depth),
             with_interval(&score.spearman),
@@ -105,10 +104,9 @@ pub(super) fn all(experiment: &Experiment, results: &Results) -> Table {
     for score in &results.baselines {
         rows.push(cells(plain(&score.name), score, NONE.to_owned()));
     }
-    let head = vec![
+    let head = heads(&[
         "ranked by",
         "Kendall tau",
-        "std over seeds",
         "seeds",
         "minus best untrained",
         "tau within depth",
@@ -116,7 +114,27 @@ pub(super) fn all(experiment: &Experiment, results: &Results) -> Table {
         "Pearson",
         "top-k precision",
         "regret, points",
-    ];
+    ]);
+    Table { head, text: vec![], rows }
+}
+
+/// Tau of every supernet by itself.
+pub(super) fn every_seed(experiment: &Experiment, results: &Results) -> Table {
+    let mut rows = Vec::new();
+    for (group, members) in grouped(experiment, results) {
+        rows.push(Line::Heading(group));
+        for (row, score) in members {
+            let tau = |seed: &u64| score.seeds.iter().find(|s| s.seed == Some(*seed))?.tau;
+            let mut cells = vec![plain(&row.name)];
+            cells.extend(experiment.supernet_seeds.iter().map(|s| plain(or_none(tau(s), 3))));
+            cells.push(plain(or_none(score.tau.mean, 3)));
+            cells.push(plain(or_none(score.tau.std, 3)));
+            rows.push(Line::Cells(cells));
+        }
+    }
+    let mut head = heads(&["Kendall tau of"]);
+    head.extend(experiment.supernet_seeds.iter().map(|seed| format!("seed {seed}")));
+    head.extend(heads(&["mean", "std"]));
     Table { head, text: vec![], rows }
 }
 
@@ -129,7 +147,8 @@ fn verdict(comparison: &Comparison) -> &'static str {
     match comparison.verdict() {
         Verdict::Better => "beats it",
         Verdict::Worse => "worse",
-        Verdict::Open => "not shown",
+        Verdict::Open if comparison.difference.difference > Some(0.0) => "higher, not shown",
+        Verdict::Open => "not higher",
         Verdict::Undefined => "undefined",
     }
 }
@@ -156,8 +175,16 @@ pub(super) fn comparisons<'a>(comparisons: impl Iterator<Item = &'a Comparison>)
             plain(established),
         ])
     };
-    let head =
-        vec!["tau of", "minus tau of", "difference", "interval", "p", "p, Holm", "seeds", "result"];
+    let head = heads(&[
+        "tau of",
+        "minus tau of",
+        "difference",
+        "interval",
+        "p",
+        "p, Holm",
+        "seeds",
+        "result",
+    ]);
     Table { head, text: vec![1, 7], rows: comparisons.map(line).collect() }
 }
 
@@ -185,15 +212,15 @@ pub(super) fn within_depth(experiment: &Experiment, results: &Results) -> Table 
     }
     rows.push(Line::Heading("without training"));
     rows.extend(results.baselines.iter().map(cells));
-    let mut head = vec!["ranked by", "tau, all pairs", "tau within groups"];
-    head.extend(&GROUPS[..n_groups]);
+    let mut head = heads(&["ranked by", "tau, all pairs", "tau within groups"]);
+    head.extend(heads(&GROUPS[..n_groups]));
     Table { head, text: vec![], rows }
 }
 
 /// `1st: 8 to 11 blocks (24 architectures), ...`.
 pub(super) fn depth_legend(results: &Results) -> String {
     let groups = results.depth_groups.iter().enumerate();
-    let label = |(i, g): (usize, &super::analysis::CountedGroup)| {
+    let label = |(i, g): (usize, &super::results::CountedGroup)| {
         let ordinal = ["1st", "2nd", "3rd", "4th"].get(i).copied().unwrap_or("next");
         format!("{ordinal}: {} ({} architectures)", g.depths.label(), g.n)
     };
@@ -205,10 +232,10 @@ pub(super) fn method_of_intervals(experiment: &Experiment, results: &Results) ->
     let b = &results.bootstrap;
     let n_replicates = results.truth.reliability.n_replicates;
     let mut sentences = vec![format!(
-        "Tau is tau-b, a mean over supernet seeds, against the mean of {n_replicates} stand-alone \
-         training(s) per architecture. Intervals are {:.0} % percentile intervals of {} bootstrap resamples \
+        "Tau is tau-b, a mean over supernet seeds, against the mean of {} per architecture. Intervals are {:.0} % percentile intervals of {} bootstrap resamples \
          (seed {}). Each resample draws with replacement the {} architectures (the same for all methods) and \
          the supernet seeds of a method (the same for methods with equally many).",
+        plural(n_replicates, "stand-alone training"),
         100.0 * b.level,
         b.resamples,
         b.seed,
@@ -231,11 +258,12 @@ pub(super) fn method_of_intervals(experiment: &Experiment, results: &Results) ->
         "A difference counts as shown where its interval excludes 0 and its p-value after Holm's correction \
          is at most 1 - level; the planned comparisons, those with the best untrained quantity, and the \
          paper's pairs are one family each. Which untrained quantity is best is decided on the same data, \
-         which favours it. Top-k precision: the share of the truly best among the predicted best."
+         which favours it."
             .to_owned(),
     );
     sentences.push(format!(
-        "k is {}. Regret: by how many percentage points the architecture ranked first lies below the best.",
+        "Top-k precision, k = {}: the share of the truly best k among the predicted best k. Regret: by how \
+         many percentage points the architecture ranked first lies below the best. Both are means over seeds.",
         results.k
     ));
     sentences
