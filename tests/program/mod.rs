@@ -221,3 +221,32 @@ pub fn files_below(folder: &Path) -> Vec<PathBuf> {
     out.sort();
     out
 }
+
+/// Data, space and configuration of a small run, in a folder that goes when this does.
+pub struct Case {
+    pub folder: tempfile::TempDir,
+}
+
+impl Case {
+    pub fn new() -> Self {
+        let case = Self { folder: tempfile::tempdir().unwrap() };
+        idx_folder(&case.at("data"), 16, 60, 40);
+        put(case.folder.path(), "narrow.toml", narrow_space(16, 1));
+        put(case.folder.path(), "config.toml", case.config());
+        case
+    }
+
+    pub fn at(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn config(&self) -> String {
+        config(&self.at("data"), "narrow.toml")
+    }
+
+    /// Runs everything into the folder `out`.
+    pub fn run(&self, out: &str) -> Finished {
+        let (config, out) = (self.at("config.toml"), self.at(out));
+        run(&["run", "--config", word(&config), "--out", word(&out)])
+    }
+}

@@ -14,7 +14,7 @@ use std::path::Path;
 ///
 /// p = smoothing norm / sum of norms + (1 - smoothing) / images.
 ///
-/// Draws are independent, with replacement; [`ImageImportance::weight`] makes a mean over drawn
+/// Draws are independent, with replacement; [`ImageImportance::weights`] makes a mean over drawn
 /// images an unbiased estimate of the mean over all. The authors' code leaves the weights out, and
 /// forgets norms after each epoch, whereupon an image that was not drawn counts as one of norm 0;
 /// here a norm stays until the image is drawn again.

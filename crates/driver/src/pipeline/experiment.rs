@@ -52,6 +52,9 @@ struct Point {
     accuracy: Vec<f64>,
 }
 
+/// A stage of a run.
+type Work = fn(&Run) -> Result<Outcome>;
+
 /// Runs the main methods, or all of them, and writes the report.
 pub fn run(base: &Run, full: bool) -> Result<Ended> {
     let experiment = base.config.experiment.as_ref().context("checked by the caller")?;
@@ -64,7 +67,7 @@ pub fn run(base: &Run, full: bool) -> Result<Ended> {
     let runs: Vec<Run> = runs
         .map(|(method, seed)| of_method(base, experiment, method, seed))
         .collect::<Result<_>>()?;
-    let waves: [(&str, fn(&Run) -> Result<Outcome>); 4] = [
+    let waves: [(&str, Work); 4] = [
         ("teacher", stages::teacher),
         ("moco", stages::moco),
         ("ccfs", stages::ccfs),
