@@ -3,7 +3,9 @@
 
 mod program;
 
-use program::{Finished, command, config, files_below, idx_folder, narrow_space, put, run, word};
+use program::{
+    Finished, assert_clean, command, config, files_below, idx_folder, narrow_space, put, run, word,
+};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::PathBuf;
@@ -133,8 +135,27 @@ fn ground_truth_comes_out_the_same_in_shards_and_is_checked() {
     let weights = trained.iter().filter(|f| f.ends_with("weights.safetensors")).count();
     assert_eq!(weights, 6, "only the third replicates were missing");
 
+    // Fewer replicates asked for: the others stay; and what is complete is not written again.
+    let before = fs::read(case.at("truth.json")).unwrap();
+    fs::write(&path, &text).unwrap();
+    let nothing = case.run(&["ground-truth"], "more").expect_success();
+    assert!(nothing.contains("nothing is missing"), "{nothing}");
+    assert!(fs::read(case.at("truth.json")).unwrap() == before);
+    fs::write(
+        &path,
+        text.replace("count = 6", "count = 7").replace("seeds = 2\nopt", "seeds = 1\nopt"),
+    )
+    .unwrap();
+    case.run(&["ground-truth"], "seven").expect_success();
+    assert_eq!(case.accuracies().len(), 19, "one new architecture, nothing lost");
+    fs::write(&path, text.replace("seeds = 2\noptimizer", "seeds = 3\noptimizer")).unwrap();
+
+    // A check does not touch the trainings.
+    let refused = case.run(&["ground-truth", "--verify", "1"], "more");
+    assert_eq!(refused.code, Some(2));
+    assert!(refused.stderr.contains("is of another"), "{}", refused.stderr);
     let verified = case.run(&["ground-truth", "--verify", "4"], "verify").expect_success();
-    assert!(verified.contains("4 of 18 stored trainings agree"), "{verified}");
+    assert!(verified.contains("4 of 19 stored trainings agree"), "{verified}");
     assert!(!case.at("verify").exists(), "what only checks leaves nothing");
     let mut truth = case.json("truth.json");
     for training in truth["trainings"].as_array_mut().unwrap() {
@@ -143,7 +164,7 @@ fn ground_truth_comes_out_the_same_in_shards_and_is_checked() {
     put(case.folder.path(), "truth.json", truth.to_string());
     let wrong = case.run(&["ground-truth", "--verify", "2"], "verify");
     assert_eq!(wrong.code, Some(2));
-    assert!(wrong.stderr.contains("2 of 2 accuracies differ"), "{}", wrong.stderr);
+    assert!(wrong.stderr.contains("2 of 2 accuracies are not"), "{}", wrong.stderr);
     assert!(wrong.stdout.contains("WRONG"), "{}", wrong.stdout);
 
     // Another training recipe is another truth.
@@ -170,7 +191,7 @@ fn an_experiment_shares_stages_and_survives_being_killed() {
     assert_eq!(["teacher", "moco", "ccfs", "inherit"].map(stages), [2, 2, 4, 4]);
     case.run(&["run", "--full", "--jobs", "2"], "whole").expect_success();
     assert_eq!(["teacher", "moco", "ccfs", "inherit"].map(stages), [2, 2, 6, 8]);
-    assert!(!case.at("whole/standalone").join("results.json.tmp").exists());
+    assert_clean(&case.at("whole"));
     let trained = files_below(&case.at("whole/standalone"));
     assert!(trained.iter().all(|f| !f.ends_with("weights.safetensors")), "the truth was stored");
     for file in ["report.html", "report.json", "results.md"] {

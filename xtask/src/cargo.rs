@@ -30,6 +30,12 @@ pub fn root() -> PathBuf {
     path
 }
 
+/// A committed file: by its relative name where that leads there, since names end up in reports.
+pub fn in_root(name: &str) -> PathBuf {
+    let here = std::env::current_dir().is_ok_and(|here| here == root());
+    if here { name.into() } else { root().join(name) }
+}
+
 /// `cargo` with these words, from the root.
 pub fn cargo(words: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

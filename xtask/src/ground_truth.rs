@@ -1,6 +1,6 @@
 //! `cargo xtask ground-truth`: makes or checks the benchmark's stored stand-alone accuracies.
 
-use crate::cargo::{self, build_slimtau, root};
+use crate::cargo::{self, build_slimtau};
 use anyhow::Result;
 use std::path::PathBuf;
 use std::process::Command;
@@ -25,7 +25,7 @@ pub struct Args {
 /// Runs `slimtau ground-truth` with a committed configuration.
 pub fn run(args: &Args) -> Result<()> {
     let mut command = Command::new(build_slimtau()?);
-    let default = || root().join("configs/reproduce.toml");
+    let default = || cargo::in_root("configs/reproduce.toml");
     command.arg("ground-truth").arg("--config").arg(args.config.clone().unwrap_or_else(default));
     if let Some(shard) = &args.shard {
         command.arg("--shard").arg(shard);

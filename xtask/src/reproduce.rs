@@ -1,6 +1,6 @@
 //! `cargo xtask reproduce`: builds `slimtau` and runs the whole pipeline with it.
 
-use crate::cargo::{self, build_slimtau, root};
+use crate::cargo::{self, build_slimtau};
 use anyhow::Result;
 use std::path::PathBuf;
 use std::process::Command;
@@ -34,7 +34,7 @@ pub struct Args {
 /// Runs `slimtau run` with a committed configuration.
 pub fn run(args: &Args) -> Result<()> {
     let default = if args.quick { "configs/quick.toml" } else { "configs/reproduce.toml" };
-    let config = args.config.clone().unwrap_or_else(|| root().join(default));
+    let config = args.config.clone().unwrap_or_else(|| cargo::in_root(default));
     let mut command = Command::new(build_slimtau()?);
     command.arg("run").arg("--config").arg(config).arg("--jobs").arg(args.jobs.to_string());
     if args.full {

@@ -323,15 +323,12 @@ impl Config {
 
     /// Checks a configuration's text; `path` is where it came from.
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
-        let mut config: Self = toml::from_str(text).map_err(|e| {
+        let config: Self = toml::from_str(text).map_err(|e| {
             let before = text.as_bytes().iter().take(e.span().map_or(0, |s| s.start));
             let line = 1 + before.filter(|b| **b == b'\n').count();
             anyhow::anyhow!("{}, line {line}: {}", path.display(), e.message())
         })?;
         config.check().with_context(|| path.display().to_string())?;
-        if config.ccfs.sampler == SamplerKind::PaDa.name() {
-            config.ccfs.pa_da.get_or_insert_default();
-        }
         Ok(config)
     }
 
@@ -416,6 +413,12 @@ impl Config {
         in_range("ccfs.teacher_weight", self.ccfs.teacher_weight, 0.0, 1e3)?;
         in_range("ccfs.bn_momentum", self.ccfs.bn_momentum, 0.0, 1.0)?;
         at_least("subnets.count", self.subnets.count, 3)?;
+        if self.subnets.stratified + 2 > self.subnets.count {
+            let (stratified, count) = (self.subnets.stratified, self.subnets.count);
+            bail!(
+                "subnets.stratified = {stratified}: with the largest and the smallest, more than count = {count}"
+            );
+        }
         at_least("inherit.batch", self.inherit.batch, 1)?;
         at_least("inherit.recalibration_batches", self.inherit.recalibration_batches, 1)?;
         at_least("standalone.seeds", self.standalone.seeds as usize, 1)?;
@@ -428,13 +431,24 @@ impl Config {
             (Some(experiment), false) => {
                 at_least("experiment.seeds", experiment.seeds as usize, 1)?;
                 at_least("experiment.points", experiment.points as usize, 1)?;
+                // Supernet k has seed + 100 k; the first stand-alone replicate has seed + 1000.
+                if experiment.seeds > 10 {
+                    bail!("experiment.seeds = {}: at most 10", experiment.seeds);
+                }
             }
         }
         let mut names = std::collections::BTreeSet::new();
         for method in &self.methods {
             let name = &method.name;
             anyhow::ensure!(names.insert(name), "method {name:?}: there are two of that name");
-            let images = self.of_method(method)?.images_seen();
+            let config = self.of_method(method)?;
+            let points = self.experiment.as_ref().map_or(1, |e| e.points);
+            anyhow::ensure!(
+                points <= config.ccfs.steps,
+                "method {name:?}: experiment.points = {points}: stage 2 has only {} steps",
+                config.ccfs.steps
+            );
+            let images = config.images_seen();
             let expected = self.images_seen();
             anyhow::ensure!(
                 images == expected,

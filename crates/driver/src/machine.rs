@@ -1,6 +1,7 @@
 //! What this program is and what it runs on, for reports and benches.
 
 use crate::report::Versions;
+use std::path::Path;
 
 /// The program and the machine.
 pub fn versions() -> Versions {
@@ -12,6 +13,16 @@ pub fn versions() -> Versions {
         threads: rayon::current_num_threads(),
         system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
     }
+}
+
+/// The command line, program first, by its name alone: where it lies is nobody's business.
+pub fn command() -> Vec<String> {
+    let mut words: Vec<String> = std::env::args().collect();
+    if let Some(program) = words.first_mut() {
+        let name = Path::new(&*program).file_name().map(|n| n.to_string_lossy().into_owned());
+        *program = name.unwrap_or_default();
+    }
+    words
 }
 
 fn cpu_model() -> String {

@@ -12,7 +12,7 @@ use super::standalone::{self, Shard};
 use super::{Run, stages};
 use crate::Ended;
 use crate::config::{Experiment, Method};
-use crate::machine::versions;
+use crate::machine::{command, versions};
 use crate::progress::Bar;
 use crate::report::{Seed, experiment as report};
 use anyhow::{Context, Result};
@@ -24,8 +24,8 @@ use slimtau_supernet::Weights;
 use slimtau_train::{Outcome, read_log};
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 /// Inherited accuracies of one supernet.
@@ -62,7 +62,7 @@ pub fn run(base: &Run, full: bool) -> Result<Ended> {
     let full = full || all.iter().all(|method| !method.main);
     let methods: Vec<&Method> = all.iter().filter(|method| full || method.main).collect();
     let seeds = 0..experiment.seeds;
-    // Seeds outside: an experiment that is stopped has every method with its first seeds.
+    // Seeds outside: the first seeds of every method come first.
     let runs = seeds.flat_map(|seed| methods.iter().map(move |method| (*method, seed)));
     let runs: Vec<Run> = runs
         .map(|(method, seed)| of_method(base, experiment, method, seed))
@@ -86,21 +86,46 @@ pub fn run(base: &Run, full: bool) -> Result<Ended> {
             || Ok(()),
             |(), (_, run)| work(run).map(|_| ()).with_context(|| run.label.clone()),
         )?;
+        // After each wave, so that a session that is killed later counts, too.
+        add_seconds(base)?;
         if base.interrupted() {
             return Ok(stopped());
         }
     }
-    if let Outcome::Interrupted { .. } = standalone::stage(base, Shard::WHOLE)? {
+    let outcome = standalone::stage(base, Shard::WHOLE)?;
+    add_seconds(base)?;
+    if let Outcome::Interrupted { .. } = outcome {
         return Ok(stopped());
     }
-    let seconds = read_seconds(base)?.get("experiment").copied().unwrap_or(0.0);
-    save_seconds(base, "experiment", seconds + base.begin.elapsed().as_secs_f64())?;
     let measured = measured(base, experiment, &methods, &runs)?;
     write_json(&base.folder.join("experiment.json"), &measured)?;
     let summary = report::write(&base.folder, &measured)?;
     let html = base.folder.join("report.html");
     writeln!(std::io::stdout(), "{summary}\n{}", html.display())?;
     Ok(Ended::Done)
+}
+
+/// Adds the time since the last call to the experiment's.
+fn add_seconds(base: &Run) -> Result<()> {
+    let mut since = base.begin.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = read_seconds(base)?.get("experiment").copied().unwrap_or(0.0);
+    save_seconds(base, "experiment", before + since.elapsed().as_secs_f64())?;
+    *since = Instant::now();
+    Ok(())
+}
+
+/// Refuses an experiment of which a method cannot be run or reported, before anything is trained.
+pub fn check(base: &Run) -> Result<()> {
+    let Some(experiment) = &base.config.experiment else { return Ok(()) };
+    for method in &base.config.methods {
+        let run = of_method(base, experiment, method, 0)?;
+        if let Some(dynamic) = &run.config.ccfs.dynamic {
+            let groups = dynamic.groups(&run.space);
+            groups.with_context(|| format!("method {:?}", method.name))?;
+        }
+        report::check_row(&method.name, method.paper)?;
+    }
+    Ok(())
 }
 
 /// What the report is made of.
@@ -150,15 +175,14 @@ fn measured(
         data: base.data_sources(),
         classes: base.data.train.classes(),
         budget: format!(
-            "{} images in stages 1 and 2 together, every one with up to {} subnets; teacher: {} images; \
-             stand-alone: {} images",
+            "{} images in stages 1 and 2 together, for every method; the number of subnets that learn from an \
+             image is the method's own ({} unless it says otherwise). Stand-alone: {} images",
             config.images_seen(),
             config.ccfs.keep,
-            config.teacher.steps * config.teacher.batch as u64,
             s.steps * s.batch as u64
         ),
         config_toml: base.config_toml.clone(),
-        command: std::env::args().collect(),
+        command: command(),
         versions: versions(),
         seconds: read_seconds(base)?.get("experiment").copied().unwrap_or(0.0),
         seeds: vec![
@@ -170,8 +194,30 @@ fn measured(
         architectures,
         rows,
         comparisons: None,
-        notes: Vec::new(),
+        notes: notes(base, experiment, methods, runs),
     })
+}
+
+/// What a reader should know besides.
+fn notes(base: &Run, experiment: &Experiment, methods: &[&Method], runs: &[Run]) -> Vec<String> {
+    let mut notes = Vec::new();
+    let all = base.data.validation.len();
+    if experiment.points > 1 && (1..all).contains(&experiment.point_images) {
+        notes.push(format!(
+            "Points before the end of training are measured on the first {} of {all} validation images, the \
+             end on all: some of the last rise is less noise in the measurement.",
+            experiment.point_images
+        ));
+    }
+    // The first seed's runs come first, in the order of the methods.
+    let mut by_supernet: BTreeMap<PathBuf, Vec<&str>> = BTreeMap::new();
+    for (method, run) in methods.iter().zip(runs) {
+        by_supernet.entry(run.stage_folder("ccfs")).or_default().push(&method.name);
+    }
+    for names in by_supernet.into_values().filter(|names| names.len() > 1) {
+        notes.push(format!("{} are the same supernets.", names.join(" and ")));
+    }
+    notes
 }
 
 /// A finished supernet.
@@ -213,6 +259,10 @@ fn label(method: &Method, seed: u64) -> String {
 fn of_method(base: &Run, experiment: &Experiment, method: &Method, seed: u64) -> Result<Run> {
     let mut config = base.config.of_method(method)?;
     config.seed = base.config.seed + 100 * seed;
+    if let (Some(weights), true) = (&mut config.teacher.weights, method.set.contains_key("teacher"))
+    {
+        *weights = base.config_folder.join(&*weights);
+    }
     Ok(Run {
         config_toml: super::table(&config),
         config,
@@ -220,11 +270,12 @@ fn of_method(base: &Run, experiment: &Experiment, method: &Method, seed: u64) ->
         layout: Arc::clone(&base.layout),
         data: base.data.clone(),
         folder: base.folder.clone(),
+        config_folder: base.config_folder.clone(),
         label: label(method, seed),
         stages: Some(base.folder.join("stages")),
         points: experiment.points,
         point_images: experiment.point_images,
-        begin: base.begin,
+        begin: Mutex::new(Instant::now()),
         list_seed: base.list_seed,
         interrupt: Arc::clone(&base.interrupt),
         parallel: base.parallel,
@@ -236,17 +287,26 @@ fn inherit(run: &Run) -> Result<Outcome> {
     let archs = subnets(run)?;
     let codes: Vec<String> = archs.iter().map(|arch| run.space.encode(arch)).collect();
     let path = run.stage_folder("inherit").join("inherited.json");
-    if path.is_file() && read_json::<Inherited>(&path)?.codes == codes {
-        return Ok(Outcome::Finished);
+    let step = |point| run.config.ccfs.steps * point / run.points;
+    let images = |point| match (point == run.points, run.point_images) {
+        (false, few) if few > 0 => few,
+        _ => run.data.validation.len(),
+    };
+    if path.is_file() {
+        let found = read_json::<Inherited>(&path)?;
+        let expected: Vec<_> = (1..=run.points).map(|p| (step(p), images(p))).collect();
+        let points: Vec<_> = found.points.iter().map(|p| (p.step, p.images)).collect();
+        if found.codes == codes && points == expected {
+            return Ok(Outcome::Finished);
+        }
     }
     let (config, begin) = (&run.config, Instant::now());
     let bar = Bar::new(&format!("inherit, {}", run.label), archs.len() as u64 * run.points);
     let mut points = Vec::new();
     for point in 1..=run.points {
-        let images = if point == run.points { 0 } else { run.point_images };
         let data = Data {
             train: Arc::clone(&run.data.train),
-            validation: first(Arc::clone(&run.data.validation), images)?,
+            validation: first(Arc::clone(&run.data.validation), images(point))?,
         };
         let (layout, bn) = (Arc::clone(&run.layout), config.inherit.bn.unwrap_or(config.ccfs.bn));
         let (batch, batches) = (config.inherit.batch, config.inherit.recalibration_batches);
@@ -261,8 +321,7 @@ fn inherit(run: &Run) -> Result<Outcome> {
             accuracy.push(evaluator.accuracy(&weights, arch)?);
             bar.advance(1, "");
         }
-        let step = config.ccfs.steps * point / run.points;
-        points.push(Point { step, images: data.validation.len(), accuracy });
+        points.push(Point { step: step(point), images: data.validation.len(), accuracy });
     }
     bar.finish();
     let seconds = begin.elapsed().as_secs_f64();

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 /// How many jobs run at once, and on how many threads each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parallel {
-    pub jobs: usize,
-    pub threads: usize,
+    jobs: usize,
+    /// Of all jobs together.
+    threads: usize,
 }
 
 impl Parallel {
@@ -15,7 +16,7 @@ impl Parallel {
     pub fn new(jobs: usize) -> Self {
         let threads = rayon::current_num_threads();
         let jobs = if jobs == 0 { threads } else { jobs };
-        Self { jobs, threads: (threads / jobs).max(1) }
+        Self { jobs, threads }
     }
 
     /// Calls `work` with every task, in the order given, `jobs` at once, each worker with a state
@@ -37,16 +38,20 @@ impl Parallel {
             }
             Ok(())
         };
+        // The last tasks are fewer than the jobs now and then; fewer from the start is common.
+        let jobs = self.jobs.min(tasks.len()).max(1);
+        let threads = (self.threads / jobs).max(1);
         let on_own_threads = || -> Result<()> {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads);
+            // Set by a panic, too: the others should not go on for hours before it is heard of.
+            let _guard = SetOnUnwind(&failed);
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
             let pool = pool.build().context("cannot start threads")?;
             let done = pool.install(worker);
             failed.fetch_or(done.is_err(), Ordering::Relaxed);
             done
         };
         std::thread::scope(|scope| {
-            let jobs: Vec<_> =
-                (0..self.jobs.min(tasks.len())).map(|_| scope.spawn(on_own_threads)).collect();
+            let jobs: Vec<_> = (0..jobs).map(|_| scope.spawn(on_own_threads)).collect();
             let mut first = Ok(());
             for job in jobs {
                 let done = job.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -54,6 +59,15 @@ impl Parallel {
             }
             first
         })
+    }
+}
+
+/// Sets a flag when it is dropped by a panic.
+struct SetOnUnwind<'a>(&'a AtomicBool);
+
+impl Drop for SetOnUnwind<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_or(std::thread::panicking(), Ordering::Relaxed);
     }
 }
 
@@ -69,7 +83,7 @@ mod tests {
     #[test]
     fn every_task_is_done_once_on_threads_of_its_own() {
         let tasks: Vec<u32> = (0..50).collect();
-        for jobs in [1, 3, 80] {
+        for (jobs, of) in [(1, 2), (3, 6), (25, 50), (80, 100)] {
             let done = Mutex::new(Vec::new());
             let work = |threads: &mut usize, task: &u32| {
                 assert_eq!((*threads, rayon::current_num_threads()), (2, 2));
@@ -77,7 +91,7 @@ mod tests {
                 Ok(())
             };
             let start = || Ok(rayon::current_num_threads());
-            Parallel { jobs, threads: 2 }
+            Parallel { jobs, threads: of }
                 .run(&tasks, &AtomicBool::new(false), start, work)
                 .unwrap();
             let mut done = done.into_inner().unwrap();
@@ -115,10 +129,14 @@ mod tests {
     fn threads_are_shared_evenly() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(6).build().unwrap();
         pool.install(|| {
-            assert_eq!(Parallel::new(0), Parallel { jobs: 6, threads: 1 });
-            assert_eq!(Parallel::new(4), Parallel { jobs: 4, threads: 1 });
-            assert_eq!(Parallel::new(2), Parallel { jobs: 2, threads: 3 });
-            assert_eq!(Parallel::new(9), Parallel { jobs: 9, threads: 1 });
+            assert_eq!(Parallel::new(0), Parallel { jobs: 6, threads: 6 });
+            assert_eq!(Parallel::new(2), Parallel { jobs: 2, threads: 6 });
+            // Two tasks are all there is: each has half of the threads, not a sixth.
+            let half = |(): &mut (), _: &u32| {
+                anyhow::ensure!(rayon::current_num_threads() == 3);
+                Ok(())
+            };
+            Parallel::new(0).run(&[1, 2], &AtomicBool::new(false), || Ok(()), half).unwrap();
         });
     }
 }

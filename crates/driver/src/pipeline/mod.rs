@@ -1,7 +1,7 @@
 //! The method from images to a Kendall tau: which stages, in which order, in which files.
 //!
 //! A run's folder holds `config.toml` (as used), one folder per stage with its checkpoint, log and
-//! weights, `subnets.txt`, `inherited.json`, `standalone/results.json`, `truth.csv`, and the report. Every
+//! weights, `inherited.json`, `standalone/results.json`, `truth.csv`, and the report. Every
 //! file is written atomically and a stage whose result is there is not run again, so the same
 //! command always goes on where the last one stopped.
 
@@ -18,6 +18,7 @@ mod summary;
 mod supervised;
 
 pub use data::open_data;
+use ground_truth::GroundTruth;
 pub use ground_truth::{GroundTruthArgs, run as ground_truth};
 pub use inherit::Evaluator;
 use jobs::Parallel;
@@ -25,6 +26,7 @@ use standalone::Shard;
 
 use crate::Ended;
 use crate::config::{Config, Standalone};
+use crate::machine::command;
 use crate::progress::Bar;
 use crate::report::DataSource;
 use anyhow::{Context, Result, bail};
@@ -34,8 +36,8 @@ use slimtau_space::SearchSpace;
 use slimtau_supernet::Layout;
 use slimtau_train::{Outcome, StageSettings, TrainState, clean_temporaries, run_stage};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 /// Which run.
@@ -53,16 +55,27 @@ pub struct RunArgs {
     /// Delete what an earlier run left there instead of going on with it
     #[arg(long)]
     fresh: bool,
-    /// Stand-alone trainings at once, which share the threads; 0 = one per thread, which small
-    /// networks are fastest with
+    /// Stand-alone networks, and supernets of an experiment, that are trained at once and share the
+    /// threads; 0 = one per thread, which small networks are fastest with
     #[arg(long, default_value_t = 1, value_name = "N")]
     jobs: usize,
     /// Every method of an experiment, not only its main rows
     #[arg(long)]
     full: bool,
-    /// What follows the name in the default folder's, which then holds stand-alone trainings only.
     #[arg(skip)]
-    suffix: &'static str,
+    purpose: Purpose,
+}
+
+/// What a folder is for. Its default name ends accordingly, and it is not taken for another purpose.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Purpose {
+    /// A run or an experiment.
+    #[default]
+    Run,
+    /// Stand-alone trainings that become a ground truth.
+    Truth,
+    /// Trainings that are compared with a ground truth, and deleted.
+    Check,
 }
 
 /// The stages, in order.
@@ -84,6 +97,8 @@ pub struct Run {
     layout: Arc<Layout>,
     data: Data,
     folder: PathBuf,
+    /// Where the configuration lies.
+    config_folder: PathBuf,
     /// Empty for a run by itself; a method and seed of an experiment.
     label: String,
     /// Of an experiment: where stages lie that several of its runs may share.
@@ -94,8 +109,8 @@ pub struct Run {
     point_images: usize,
     /// Decides which subnets are drawn: the seed, or in an experiment that of the whole.
     list_seed: u64,
-    /// When the command began.
-    begin: Instant,
+    /// When the command began, or time was last written down.
+    begin: Mutex<Instant>,
     interrupt: Arc<AtomicBool>,
     parallel: Parallel,
 }
@@ -103,6 +118,9 @@ pub struct Run {
 /// Runs the stages up to `until` (all of them for `None`); `Standalone` needs none before it.
 pub fn run(args: &RunArgs, until: Option<Stage>) -> Result<Ended> {
     let run = Run::open(args)?;
+    if args.full && (until.is_some() || run.config.experiment.is_none()) {
+        bail!("{}: --full is for whole experiments, and has no effect here", args.config.display());
+    }
     if until.is_none() && run.config.experiment.is_some() {
         return experiment::run(&run, args.full);
     }
@@ -132,7 +150,7 @@ pub fn run(args: &RunArgs, until: Option<Stage>) -> Result<Ended> {
             }
         };
         if let Outcome::Interrupted { step } = outcome {
-            let words: Vec<String> = std::env::args().filter(|a| a != "--fresh").collect();
+            let words: Vec<String> = command().into_iter().filter(|a| a != "--fresh").collect();
             eprintln!(
                 "stopped in stage {stage:?} after step {step}; all of it is saved. Go on with:\n  {}",
                 words.join(" ")
@@ -158,15 +176,21 @@ impl Run {
             dynamic.groups(&space).with_context(|| args.config.display().to_string())?;
         }
         let layout = Layout::supernet(&space)?;
+        // Before paths are joined: what a configuration says does not depend on where one stands.
+        let config_toml = table(&config);
         let paths =
             [&mut config.teacher.weights, &mut config.subnets.codes, &mut config.standalone.truth];
         for path in paths.into_iter().flatten() {
             *path = config_folder.join(&*path);
         }
         let data = data::of_run(&config.data, &space)?;
-        let default = || Path::new("runs").join(format!("{}{}", config.name, args.suffix));
+        let end = match args.purpose {
+            Purpose::Run => "",
+            Purpose::Truth => "-truth",
+            Purpose::Check => "-check",
+        };
+        let default = || Path::new("runs").join(format!("{}{end}", config.name));
         let folder = args.out.clone().unwrap_or_else(default);
-        let config_toml = toml::to_string(&config).context("the configuration as TOML")?;
         let interrupt = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&interrupt);
         ctrlc::set_handler(move || {
@@ -186,45 +210,52 @@ impl Run {
             layout,
             data,
             folder,
+            config_folder: config_folder.to_owned(),
             label,
             stages,
             points: 1,
             point_images: 0,
             list_seed,
-            begin: Instant::now(),
+            begin: Mutex::new(Instant::now()),
             interrupt,
             parallel,
         };
         // A wrong code or ground truth is found now, not after the supernet is trained.
         results::subnets(&run)?;
-        if args.suffix.is_empty() {
-            standalone::known(&run)?;
+        if args.purpose == Purpose::Run {
+            if let Some(truth) = &run.config.standalone.truth {
+                GroundTruth::read(truth, &run)?;
+            }
+            experiment::check(&run)?;
         }
         if args.fresh
             && args.config.canonicalize().ok() == run.folder.join("config.toml").canonicalize().ok()
         {
             bail!("{}: --fresh would delete it with its folder", args.config.display());
         }
-        let identity = match args.suffix {
-            "" => run.identity(),
-            // Other subnets or methods leave finished trainings as they are.
-            _ => format!("# stand-alone trainings of {}\n", run.truth_hash()),
+        let identity = match args.purpose {
+            Purpose::Run if run.config.experiment.is_none() => run.identity(&run.config_toml),
+            // Stages lie under hashes of what decides them: another method or base recipe leaves them as
+            // they are.
+            Purpose::Run => run.identity(&format!("# experiment on truth {}\n", run.truth_hash())),
+            // Other subnets or replicates leave finished trainings as they are.
+            Purpose::Truth => format!("# stand-alone trainings of {}\n", run.truth_hash()),
+            Purpose::Check => format!("# check of {}\n", run.truth_hash()),
         };
         claim(&run.folder, &identity, args.fresh)?;
         Ok(run)
     }
 
-    /// What `config.toml` in the run's folder says: the configuration, and as comments what it
+    /// What `config.toml` in the run's folder says: `configuration`, and as comments what it
     /// names but does not hold, so that a space file or a dataset that changed since is noticed.
-    fn identity(&self) -> String {
+    fn identity(&self, configuration: &str) -> String {
         let space = blake3::hash(self.space.to_toml().as_bytes()).to_hex();
         format!(
-            "# space {}: {}\n# training: {}\n# validation: {}\n\n{}",
+            "# space {}: {}\n# training: {}\n# validation: {}\n\n{configuration}",
             self.space.name,
             &space[..16],
             self.data.train.describe(),
-            self.data.validation.describe(),
-            self.config_toml
+            self.data.validation.describe()
         )
     }
 
@@ -399,7 +430,7 @@ fn claim(folder: &Path, config_toml: &str, fresh: bool) -> Result<()> {
 
 /// Whether a run makes a file or folder of this name in its own.
 fn is_of_a_run(name: &std::ffi::OsStr) -> bool {
-    const NAMES: [&str; 14] = [
+    const NAMES: [&str; 13] = [
         "config.toml",
         "stages",
         "teacher",
@@ -413,7 +444,6 @@ fn is_of_a_run(name: &std::ffi::OsStr) -> bool {
         "results.md",
         "report.json",
         "report.html",
-        "subnets.txt",
     ];
     let name = name.to_string_lossy();
     NAMES.contains(&&*name) || NAMES.iter().any(|n| name.starts_with(&format!(".{n}.")))

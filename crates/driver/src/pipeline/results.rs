@@ -15,8 +15,10 @@ pub fn subnets(run: &Run) -> Result<Vec<Arch>> {
     let (space, config) = (&run.space, &run.config);
     if let Some(path) = &config.subnets.codes {
         let codes = read_codes(path, space)?;
-        for (_, arch) in &codes {
+        let mut seen = BTreeSet::new();
+        for (code, arch) in &codes {
             space.check_tied(arch)?;
+            anyhow::ensure!(seen.insert(arch), "{}: {code} is there twice", path.display());
         }
         return Ok(codes.into_iter().map(|(_, arch)| arch).collect());
     }
@@ -62,6 +64,8 @@ pub struct StandaloneResult {
     pub accuracy: f64,
     /// Wall-clock seconds.
     pub seconds: f64,
+    /// The kernels' instruction set: on another one, rounding makes another replicate of it.
+    pub isa: String,
 }
 
 /// Reads a JSON file of our own.

@@ -130,8 +130,14 @@ pub fn moco(run: &Run) -> Result<Outcome> {
 /// Stage 2: K subnets per batch with labels and the teacher.
 pub fn ccfs(run: &Run) -> Result<Outcome> {
     let (config, layout) = (&run.config, &run.layout);
-    let path = run.weights_path("ccfs");
-    if path.is_file() {
+    if run.weights_path("ccfs").is_file() {
+        let kept = (1..=run.points).all(|point| run.point_path(point).is_file());
+        anyhow::ensure!(
+            kept,
+            "{}: was trained without {} points; delete it to train it again, or set experiment.points back",
+            run.stage_folder("ccfs").display(),
+            run.points
+        );
         return Ok(Outcome::Finished);
     }
     let stage = &config.ccfs;
@@ -152,13 +158,13 @@ pub fn ccfs(run: &Run) -> Result<Outcome> {
     let sampler = Sampler::new(&run.space, kind, stage.candidates, stage.keep, config.seed)
         .with_total_steps(stage.steps);
     let teacher = Teacher::new(largest, teacher, stage.temperature);
-    if stage.pa_da.is_some() || stage.dynamic.is_some() {
-        let paths = match &stage.pa_da {
-            Some(pa_da) => Paths::learned(run, loader, pa_da.clone()),
-            None => {
-                let feed = Feed::new(loader, stage.steps);
-                Paths::Sampled(Box::new(sampler), Box::new(feed))
-            }
+    let learns = kind == SamplerKind::PaDa;
+    if learns || stage.dynamic.is_some() {
+        let paths = if learns {
+            Paths::learned(run, loader, stage.pa_da.clone().unwrap_or_default())
+        } else {
+            let feed = Feed::new(loader, stage.steps);
+            Paths::Sampled(Box::new(sampler), Box::new(feed))
         };
         let mut state = Adaptive::new(run, settings, start, paths, teacher)?;
         return to_points(run, &mut state, |state| state.learner().weights());

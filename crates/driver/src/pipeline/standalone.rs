@@ -9,11 +9,13 @@ use super::supervised::{Feed, Subnets, Supervised};
 use crate::progress::Bar;
 use anyhow::Result;
 use slimtau_distill::Learner;
+use slimtau_kernels::conv::Isa;
 use slimtau_space::Arch;
 use slimtau_supernet::{BnMode, Layout, Plan, Weights};
 use slimtau_train::{Outcome, StageSettings, read_log, run_stage};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -38,11 +40,12 @@ impl Shard {
     /// All of it.
     pub const WHOLE: Self = Self { index: 0, of: 1 };
 
-    /// What its results are called.
-    fn file(self) -> String {
+    /// What its results are called: by `hash` in what is copied from machine to machine, so that
+    /// those of another recipe are not taken for this one's.
+    fn file(self, hash: &str) -> String {
         match self.of {
             1 => "results.json".to_owned(),
-            of => format!("results-{}-of-{of}.json", self.index + 1),
+            of => format!("results-{hash}-{}-of-{of}.json", self.index + 1),
         }
     }
 }
@@ -87,15 +90,17 @@ pub fn known(run: &Run) -> Result<Vec<StandaloneResult>> {
     let mut add = |results: Vec<StandaloneResult>| {
         known.extend(results.into_iter().map(|r| ((r.code.clone(), r.replicate), r)));
     };
-    if let Some(path) = &run.config.standalone.truth {
-        add(GroundTruth::read(path, run)?.trainings);
-    }
+    let shards = format!("results-{}-", run.truth_hash());
     for entry in std::fs::read_dir(run.stage_folder("standalone")).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if name.starts_with("results") && name.ends_with(".json") {
+        if name == "results.json" || (name.starts_with(&shards) && name.ends_with(".json")) {
             add(read_json(&entry.path())?);
         }
+    }
+    // Last: of two results for one training, the stored one counts.
+    if let Some(path) = &run.config.standalone.truth {
+        add(GroundTruth::read(path, run)?.trainings);
     }
     Ok(all(run)?.into_iter().filter_map(|t| known.remove(&(t.code, t.replicate))).collect())
 }
@@ -103,11 +108,13 @@ pub fn known(run: &Run) -> Result<Vec<StandaloneResult>> {
 /// Trains what is missing and writes `standalone/results.json` (or its shard's part) after every
 /// training.
 pub fn stage(run: &Run, shard: Shard) -> Result<Outcome> {
-    let path = run.stage_folder("standalone").join(shard.file());
+    let path = run.stage_folder("standalone").join(shard.file(&run.truth_hash()));
     let known = known(run)?;
     let is_known =
         |t: &Training| known.iter().any(|r| r.code == t.code && r.replicate == t.replicate);
     let all = all(run)?;
+    // A process that was killed may have written a result and left its checkpoint.
+    all.iter().filter(|t| is_known(t)).for_each(|t| forget(run, t));
     let missing: Vec<Training> = (all.iter().enumerate())
         .filter(|(i, t)| i % shard.of == shard.index && !is_known(t))
         .map(|(_, t)| t.clone())
@@ -129,7 +136,7 @@ pub fn stage(run: &Run, shard: Shard) -> Result<Outcome> {
         own.sort_by_key(place);
         write_json(&path, &*own)
     })?;
-    if outcome == Outcome::Finished && !path.is_file() {
+    if outcome == Outcome::Finished {
         write_json(&path, &*own.lock().unwrap_or_else(PoisonError::into_inner))?;
     }
     Ok(outcome)
@@ -155,7 +162,9 @@ pub fn train(
         |evaluator, training| match train_one(run, training, evaluator, &bar)? {
             Ok(result) => {
                 finished.fetch_add(1, Ordering::Relaxed);
-                done(result)
+                done(result)?;
+                forget(run, training);
+                Ok(())
             }
             Err(step) => {
                 stopped.store(step, Ordering::Relaxed);
@@ -170,13 +179,25 @@ pub fn train(
     Ok(Outcome::Finished)
 }
 
+/// Removes a checkpoint that is not needed any more, once weights and result are kept.
+fn forget(run: &Run, training: &Training) {
+    // If it stays, it only takes space.
+    let _ = std::fs::remove_file(folder(run, training).join("checkpoint.safetensors"));
+}
+
+/// Where a training lies.
+fn folder(run: &Run, Training { code, replicate, .. }: &Training) -> PathBuf {
+    run.stage_folder("standalone").join(format!("{code}-{replicate}"))
+}
+
 /// Trains and evaluates one subnet alone; `Err` carries the step of an interruption.
 fn train_one(
     run: &Run,
-    Training { arch, code, replicate }: &Training,
+    training: &Training,
     evaluator: &mut Evaluator,
     bar: &Bar,
 ) -> Result<Result<StandaloneResult, u64>> {
+    let Training { arch, code, replicate } = training;
     let stage = &run.config.standalone;
     let network = run.space.resolve(arch)?;
     let layout = Layout::standalone(&network);
@@ -194,11 +215,10 @@ fn train_one(
         subnets: Subnets::Fixed(Box::new(plan.clone())),
         teacher: None,
     };
-    let folder = run.stage_folder("standalone").join(format!("{code}-{replicate}"));
     let settings = StageSettings {
         name: "standalone".into(),
         config: format!("{} {code} {replicate}", run.truth_hash()),
-        folder,
+        folder: folder(run, training),
         total_steps: stage.steps,
         log_every: (stage.steps / 50).max(1),
         checkpoint_every: (stage.steps / 2).max(1),
@@ -215,7 +235,6 @@ fn train_one(
     state.learner.weights().save(&layout, &settings.folder.join("weights.safetensors"))?;
     let accuracy = evaluator.plan_accuracy(state.learner.weights(), &plan)?;
     let seconds = read_log(&settings.log())?.last().map_or(0.0, |l| l.seconds);
-    // The weights are the result; momentum is not needed any more.
-    let _ = std::fs::remove_file(settings.checkpoint());
-    Ok(Ok(StandaloneResult { code: code.clone(), replicate: *replicate, accuracy, seconds }))
+    let isa = Isa::best().name().to_owned();
+    Ok(Ok(StandaloneResult { code: code.clone(), replicate: *replicate, accuracy, seconds, isa }))
 }

@@ -2,7 +2,7 @@
 
 use super::Run;
 use super::results::{StandaloneResult, read_json, read_seconds, subnets};
-use crate::machine::versions;
+use crate::machine::{command, versions};
 use crate::report::{self, Comparison, Curve, CurvePoint, Ranking, Report, Seed, Subnet, Timing};
 use anyhow::{Result, bail};
 use slimtau_ranking::{
@@ -100,7 +100,7 @@ pub fn stage(run: &Run) -> Result<()> {
         timings,
         data: run.data_sources(),
         config_toml: run.config_toml.clone(),
-        command: std::env::args().collect(),
+        command: command(),
         seeds: vec![
             Seed { purpose: "every stage, subnets, bootstrap".into(), seed: config.seed },
             Seed { purpose: "first stand-alone replicate".into(), seed: config.seed + 1000 },

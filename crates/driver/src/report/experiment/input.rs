@@ -256,8 +256,7 @@ impl Experiment {
         for row in &self.rows {
             let name = &row.name;
             ensure!(names.insert(name.as_str()), "row `{name}` occurs twice");
-            ensure!(!BASELINES.contains(&name.as_str()), "row `{name}` has a baseline's name");
-            finite(row.paper_tau.as_slice(), || format!("row `{name}`: the paper's tau"))?;
+            check_row(name, row.paper_tau)?;
             let mut seeds = BTreeSet::new();
             for result in &row.seeds {
                 let seed = result.seed;
@@ -300,6 +299,15 @@ impl Experiment {
         ensure!(ascending, "its checkpoints do not ascend in images");
         Ok(())
     }
+}
+
+/// Refuses a row's name or the paper's value for it, which are known before anything is measured.
+///
+/// # Errors
+/// Names the row and the value.
+pub fn check_row(name: &str, paper_tau: Option<f64>) -> Result<()> {
+    ensure!(!BASELINES.contains(&name), "row `{name}` has a baseline's name");
+    finite(paper_tau.as_slice(), || format!("row `{name}`: the paper's tau"))
 }
 
 fn finite(values: &[f64], what: impl Fn() -> String) -> Result<()> {

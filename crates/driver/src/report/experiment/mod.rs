@@ -20,7 +20,9 @@ mod tables;
 mod tests;
 
 #[allow(unused_imports, reason = "whoever fills an experiment needs every part of it")]
-pub use input::{Architecture, Checkpoint, Experiment, Group, Planned, Row, Seconds, SeedResult};
+pub use input::{
+    Architecture, Checkpoint, Experiment, Group, Planned, Row, Seconds, SeedResult, check_row,
+};
 pub use results::Results;
 
 use anyhow::Context;
