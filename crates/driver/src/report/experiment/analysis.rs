@@ -2,7 +2,7 @@
 
 use super::super::depth::{DepthGroup, depth_groups, group_of};
 use super::super::{TopK, correct};
-use super::comparisons::{Lists, compare, default_pairs, paper_order, planned};
+use super::comparisons::{Lists, compare, default_pairs, is_repeated, paper_order, planned};
 use super::input::{Architecture, Experiment, Row, Seconds};
 use super::results::{CountedGroup, Estimate, Results, Score, SeedScore, Truth};
 use slimtau_ranking::{
@@ -96,8 +96,10 @@ impl Results {
         }
         let mut against_best_baseline = Vec::new();
         let (row_lists, baseline_lists) = rankings.split_at(experiment.rows.len());
-        for lists in row_lists {
-            let Some(best) = best_baseline else { break };
+        for (i, lists) in row_lists.iter().enumerate() {
+            let Some(best) = best_baseline.filter(|_| !is_repeated(&experiment.rows, i)) else {
+                continue;
+            };
             against_best_baseline.extend(compare(&joint, lists, &baseline_lists[best])?);
         }
         correct(&mut against_best_baseline)?;

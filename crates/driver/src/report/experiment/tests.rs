@@ -369,12 +369,21 @@ fn comparisons_are_those_planned() {
     let p = |c: &crate::report::Comparison| c.difference.p_value.unwrap();
     let smallest = results.comparisons.iter().min_by(|a, b| p(a).total_cmp(&p(b))).unwrap();
     assert!((smallest.adjusted_p_value.unwrap() - (3.0 * p(smallest)).min(1.0)).abs() < 1e-12);
-    // Those by default: no pair twice, in either direction.
+    // Those by default: no pair twice, in either direction or in the paper's family, and no row that
+    // only repeats another's data.
     experiment.comparisons = None;
+    let mut twin = experiment.rows.iter().find(|row| row.name == "OFA").unwrap().clone();
+    twin.name = "twin".into();
+    experiment.rows.push(twin);
     let (results, _) = analysed(&experiment);
     let mut pairs: Vec<[&str; 2]> =
         results.comparisons.iter().map(|c| [c.a.as_str(), c.b.as_str()]).collect();
-    assert!(pairs.contains(&["contrastive", "vanilla"]) && pairs.contains(&["CCFS-F", "uniform"]));
+    assert!(pairs.contains(&["CCFS-F", "uniform"]) && !pairs.contains(&["twin", "parameters"]));
+    let paper = results.paper_order.iter().map(|p| &p.comparison);
+    let mut paper = paper.map(|c| [c.a.as_str(), c.b.as_str()]);
+    assert!(paper.clone().any(|pair| pair == ["contrastive", "vanilla"]));
+    assert!(paper.all(|[a, b]| !pairs.contains(&[a, b]) && !pairs.contains(&[b, a])));
+    assert!(results.against_best_baseline.iter().all(|c| c.a != "twin"));
     assert!(pairs.contains(&["elsewhere", "CCFS-F"]) && pairs.contains(&["OFA", "parameters"]));
     pairs.iter_mut().for_each(|pair| pair.sort_unstable());
     let n = pairs.len();
