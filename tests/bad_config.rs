@@ -25,7 +25,7 @@ fn configurations() {
         format!("config.toml, line {}:", 1 + before.matches('\n').count())
     };
     // (what stands in the configuration, what is put there, what the message must hold)
-    let cases: [(&str, &str, &[&str]); 42] = [
+    let cases: [(&str, &str, &[&str]); 43] = [
         ("keep = 2", "kep = 2", &[&line_of("keep = 2"), "`kep`", "`keep`"]),
         ("keep = 2", "keep = \"two\"", &[&line_of("keep = 2"), "\"two\""]),
         ("keep = 2", "keep = -2", &[&line_of("keep = 2"), "-2"]),
@@ -94,6 +94,11 @@ fn configurations() {
             "[teacher]",
             &experiment("set.data.flip = false"),
             &["config.toml: method \"m\": `data`: methods may differ in teacher, moco"],
+        ),
+        (
+            "[teacher]",
+            &experiment("").replace("\"m\"", "\"width sum\""),
+            &["config.toml: row `width sum` has a baseline's name"],
         ),
         (
             "[teacher]",

@@ -5,6 +5,7 @@ mod methods;
 
 pub use methods::{Dynamic, PaDa};
 
+use crate::report::experiment::check_row;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use slimtau_base::read_text;
@@ -441,6 +442,7 @@ impl Config {
         for method in &self.methods {
             let name = &method.name;
             anyhow::ensure!(names.insert(name), "method {name:?}: there are two of that name");
+            check_row(name, method.paper)?;
             let config = self.of_method(method)?;
             let points = self.experiment.as_ref().map_or(1, |e| e.points);
             anyhow::ensure!(
@@ -495,4 +497,21 @@ fn in_range(key: &str, value: f32, low: f32, high: f32) -> Result<()> {
         bail!("{key} = {value}: must lie in {low:?}..={high:?}");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn committed_configurations_are_valid() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
+        let mut n_methods = 0;
+        for name in ["quick.toml", "reproduce.toml"] {
+            let config = Config::load(&folder.join(name)).unwrap();
+            config.search_space(&folder).unwrap();
+            n_methods += config.methods.len();
+        }
+        assert!(n_methods >= 12, "{n_methods}");
+    }
 }
