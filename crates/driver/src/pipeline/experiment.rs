@@ -156,9 +156,9 @@ fn measured(
     };
     let architectures = subnets(base)?.iter().map(&mut architecture).collect();
     let mut rows = Vec::new();
-    for method in methods {
-        let own = (0..experiment.seeds).map(|seed| label(method, seed));
-        let own = own.filter_map(|label| runs.iter().find(|run| run.label == label));
+    for (i, method) in methods.iter().enumerate() {
+        // Runs lie seed by seed, each in the order of the methods.
+        let own = runs.iter().skip(i).step_by(methods.len());
         rows.push(report::Row {
             name: method.name.clone(),
             group: method.group,
@@ -249,11 +249,6 @@ fn stopped() -> Ended {
     Ended::Interrupted
 }
 
-/// What a supernet is called.
-fn label(method: &Method, seed: u64) -> String {
-    format!("{} seed {seed}", method.name)
-}
-
 /// One supernet of a method.
 fn of_method(base: &Run, experiment: &Experiment, method: &Method, seed: u64) -> Result<Run> {
     let mut config = base.config.of_method(method)?;
@@ -270,7 +265,7 @@ fn of_method(base: &Run, experiment: &Experiment, method: &Method, seed: u64) ->
         data: base.data.clone(),
         folder: base.folder.clone(),
         config_folder: base.config_folder.clone(),
-        label: label(method, seed),
+        label: format!("{} seed {seed}", method.name),
         stages: Some(base.folder.join("stages")),
         points: experiment.points,
         point_images: experiment.point_images,
@@ -299,7 +294,7 @@ fn inherit(run: &Run) -> Result<Outcome> {
             return Ok(Outcome::Finished);
         }
     }
-    let (config, begin) = (&run.config, Instant::now());
+    let begin = Instant::now();
     let bar = Bar::new(&format!("inherit, {}", run.label), archs.len() as u64 * run.points);
     let mut points = Vec::new();
     for point in 1..=run.points {
@@ -307,14 +302,12 @@ fn inherit(run: &Run) -> Result<Outcome> {
             train: Arc::clone(&run.data.train),
             validation: first(Arc::clone(&run.data.validation), images(point))?,
         };
-        let (layout, bn) = (Arc::clone(&run.layout), config.inherit.bn.unwrap_or(config.ccfs.bn));
-        let (batch, batches) = (config.inherit.batch, config.inherit.recalibration_batches);
-        let mut evaluator = Evaluator::new(&run.space, layout, &data, bn.into(), batch, batches)?;
+        let mut evaluator = Evaluator::of_run(run, &data)?;
         let weights = Weights::load(&run.layout, &run.point_path(point))?;
         let mut accuracy = Vec::with_capacity(archs.len());
         for arch in &archs {
             if run.interrupted() {
-                // Less than a minute's work; the same command makes it again.
+                // Minutes at most; the same command makes it again.
                 return Ok(Outcome::Interrupted { step: point });
             }
             accuracy.push(evaluator.accuracy(&weights, arch)?);

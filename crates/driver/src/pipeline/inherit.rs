@@ -53,6 +53,19 @@ impl Evaluator {
         })
     }
 
+    /// With the run's treatment of BN statistics in evaluation, on `data`.
+    pub fn of_run(run: &Run, data: &Data) -> Result<Self> {
+        let config = &run.config;
+        Self::new(
+            &run.space,
+            Arc::clone(&run.layout),
+            data,
+            config.inherit.bn.unwrap_or(config.ccfs.bn).into(),
+            config.inherit.batch,
+            config.inherit.recalibration_batches,
+        )
+    }
+
     /// Top-1 accuracy of a subnet in percent.
     pub fn accuracy(&mut self, weights: &Weights, arch: &Arch) -> Result<f64> {
         let plan = Plan::subnet(&self.space, &self.layout, arch)?;
@@ -87,17 +100,9 @@ pub fn stage(run: &Run) -> Result<Outcome> {
     if path.is_file() {
         return Ok(Outcome::Finished);
     }
-    let config = &run.config;
     let subnets = subnets(run)?;
     let weights = Weights::load(&run.layout, &run.weights_path("ccfs"))?;
-    let mut evaluator = Evaluator::new(
-        &run.space,
-        Arc::clone(&run.layout),
-        &run.data,
-        config.inherit.bn.unwrap_or(config.ccfs.bn).into(),
-        config.inherit.batch,
-        config.inherit.recalibration_batches,
-    )?;
+    let mut evaluator = Evaluator::of_run(run, &run.data)?;
     let bar = Bar::new("inherit", subnets.len() as u64);
     let begin = std::time::Instant::now();
     let mut scores = Vec::with_capacity(subnets.len());
