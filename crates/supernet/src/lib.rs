@@ -35,6 +35,7 @@ mod norms;
 mod plan;
 mod session;
 mod tape;
+mod tree;
 mod weights;
 
 /// The README's example, run as a test.
@@ -49,4 +50,5 @@ pub use layout::{ConvSlot, Layout, TensorSlot};
 pub use norms::{BnMode, recalibrate};
 pub use plan::{Plan, merge_ranges};
 pub use session::{Norms, Session};
+pub use tree::{ListMacs, PrefixTree, Statistics, TreeSession};
 pub use weights::Weights;

@@ -7,7 +7,7 @@ use slimtau_space::{Arch, ConvLayer, Network, SearchSpace};
 use std::ops::Range;
 
 /// A convolution at its active widths.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct PlannedConv {
     pub slot: ConvSlot,
     pub in_channels: usize,
@@ -30,13 +30,19 @@ impl PlannedConv {
         }
     }
 
+    /// Multiply-accumulates per image.
+    pub fn macs(&self) -> u64 {
+        let taps = self.slot.kernel * self.slot.kernel * self.in_channels;
+        (self.shape(1).output_len() * taps) as u64
+    }
+
     /// The leading `out_channels` of one of the slot's per-channel vectors.
     pub fn vector(&self, range: &Range<usize>) -> Range<usize> {
         range.start..range.start + self.out_channels
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct PlannedBlock {
     pub convs: Vec<PlannedConv>,
     pub projection: Option<PlannedConv>,
@@ -137,6 +143,14 @@ impl Plan {
     pub(crate) fn convs(&self) -> impl Iterator<Item = &PlannedConv> {
         let blocks = self.blocks.iter().flat_map(|b| b.convs.iter().chain(&b.projection));
         std::iter::once(&self.stem).chain(blocks)
+    }
+
+    /// Plans sorted by this stand next to those with which they share their first layers
+    /// ([`crate::PrefixTree`]).
+    pub fn prefix_key(&self) -> Vec<[u32; 3]> {
+        let key = |c: &PlannedConv| [c.slot.weight.start, c.in_channels, c.out_channels];
+        // A truncated number would only cost time; no network has 2^32 weights.
+        self.convs().map(|c| key(c).map(|n| n as u32)).collect()
     }
 
     /// Appends the parts of the flat parameters that belong to tensors this subnet uses. They are

@@ -6,7 +6,7 @@
 //! own: first all teachers, then all contrastive stages, and so on.
 
 use super::data::first;
-use super::inherit::Evaluator;
+use super::evaluator::Evaluator;
 use super::results::{read_json, read_seconds, save_seconds, subnets, write_json};
 use super::standalone::{self, Shard};
 use super::{Run, stages};
@@ -304,15 +304,11 @@ fn inherit(run: &Run) -> Result<Outcome> {
         };
         let mut evaluator = Evaluator::of_run(run, &data)?;
         let weights = Weights::load(&run.layout, &run.point_path(point))?;
-        let mut accuracy = Vec::with_capacity(archs.len());
-        for arch in &archs {
-            if run.interrupted() {
-                // Minutes at most; the same command makes it again.
-                return Ok(Outcome::Interrupted { step: point });
-            }
-            accuracy.push(evaluator.accuracy(&weights, arch)?);
-            bar.advance(1, "");
-        }
+        let stop = || run.interrupted();
+        let Some(accuracy) = evaluator.accuracies(&weights, &archs, &bar, &stop)? else {
+            // Minutes at most; the same command makes it again.
+            return Ok(Outcome::Interrupted { step: point });
+        };
         points.push(Point { step: step(point), images: data.validation.len(), accuracy });
     }
     bar.finish();

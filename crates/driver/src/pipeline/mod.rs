@@ -7,6 +7,7 @@
 
 mod adaptive;
 mod data;
+mod evaluator;
 mod experiment;
 mod ground_truth;
 mod inherit;
@@ -18,11 +19,11 @@ mod summary;
 mod supervised;
 
 pub use data::open_data;
+pub use evaluator::{CHUNK, Evaluator};
 use ground_truth::GroundTruth;
 pub use ground_truth::{GroundTruthArgs, run as ground_truth};
-pub use inherit::Evaluator;
 use jobs::Parallel;
-use standalone::Shard;
+pub use standalone::Shard;
 
 use crate::Ended;
 use crate::config::{Config, Standalone};

@@ -1,8 +1,8 @@
 //! Stage 4: every subnet alone, from its own initial weights, several times.
 
 use super::Run;
+use super::evaluator::Evaluator;
 use super::ground_truth::GroundTruth;
-use super::inherit::Evaluator;
 use super::results::{StandaloneResult, read_json, subnets, write_json};
 use super::stages::{learner_config, train_loader};
 use super::supervised::{Feed, Subnets, Supervised};
@@ -39,6 +39,12 @@ pub struct Shard {
 impl Shard {
     /// All of it.
     pub const WHOLE: Self = Self { index: 0, of: 1 };
+
+    /// Its part of a list of `n`, where parts are runs of neighbours as equal as can be.
+    pub fn range(self, n: usize) -> std::ops::Range<usize> {
+        let begin = |index| n * index / self.of;
+        begin(self.index)..begin(self.index + 1)
+    }
 
     /// What its results are called: by `hash` in what is copied from machine to machine, so that
     /// those of another recipe are not taken for this one's.

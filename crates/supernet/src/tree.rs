@@ -1,0 +1,310 @@
+//! A list of subnets at once: those that agree on their first blocks share what these compute.
+//!
+//! The nodes of the tree are stems and blocks at their widths, a path from its root is a subnet. Going through
+//! it depth first, a node is computed once for all subnets below it, and only the maps of one path are in
+//! memory. Every kernel is called as it is for a subnet by itself, so results are the same to the last bit.
+
+use crate::SupernetError;
+use crate::infer::{ConvNorm, Folded, Folding, Head, Inner, Shared, block, logits, stem};
+use crate::plan::{Plan, PlannedConv};
+use crate::tape::Buffer;
+use slimtau_kernels::Scratch;
+use slimtau_kernels::conv::{Epilogue, conv_forward};
+use slimtau_kernels::norm::{Norm, batch_statistics, norm_forward, update_running};
+
+/// Subnets of one layout, arranged by what they have in common.
+pub struct PrefixTree {
+    plans: Vec<Plan>,
+    /// Depth first: the parent of a node is the last one before it that is one level higher.
+    nodes: Vec<Node>,
+    /// Length of the statistics of all nodes.
+    statistics: usize,
+}
+
+/// A stem or a block.
+struct Node {
+    /// 0 = stem, n = n-th block of the network.
+    depth: usize,
+    /// A plan that it is of.
+    plan: usize,
+    /// Where its own running statistics begin: mean and variance of each convolution in the order of execution.
+    statistics: usize,
+    /// The plans that end here.
+    ends: Vec<usize>,
+}
+
+/// Memory for trees; any tree may follow any other.
+#[derive(Default)]
+pub struct TreeSession {
+    /// The output of every node of the current path.
+    path: Vec<Buffer>,
+    inner: Inner,
+    folding: Folding,
+    measuring: Measuring,
+    head: Head,
+    scratch: Scratch,
+}
+
+/// The running statistics that batch norm uses in [`PrefixTree::infer`].
+#[derive(Clone, Copy)]
+pub enum Statistics<'a> {
+    /// Those that all subnets share, laid out as [`crate::Weights::buffers`].
+    Shared(&'a [f32]),
+    /// Every subnet's own, from [`PrefixTree::recalibrate`] of the same tree.
+    Recalibrated(&'a [f32]),
+}
+
+/// Multiply-accumulates per image for a list of subnets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListMacs {
+    /// One subnet at a time.
+    pub one_by_one: u64,
+    /// In the tree.
+    pub shared: u64,
+}
+
+impl PrefixTree {
+    /// Arranges subnets. The same network may be there more than once.
+    ///
+    /// # Panics
+    /// When the plans read images of different shapes.
+    pub fn new(plans: Vec<Plan>) -> Self {
+        let mut order: Vec<usize> = (0..plans.len()).collect();
+        order.sort_by_cached_key(|i| plans[*i].prefix_key());
+        let mut nodes: Vec<Node> = Vec::new();
+        let mut statistics = 0;
+        let mut before: Option<&Plan> = None;
+        for i in order {
+            let plan = &plans[i];
+            assert_eq!(plan.image_len(), plans[0].image_len(), "plans of different images");
+            let common = before.map_or(0, |before| common_nodes(before, plan));
+            for depth in common..=plan.blocks.len() {
+                nodes.push(Node { depth, plan: i, statistics, ends: Vec::new() });
+                statistics += convs(plan, depth).map(|c| 2 * c.out_channels).sum::<usize>();
+            }
+            // The last of the nodes is where this plan ends, pushed now or, for a network that was there, before.
+            nodes.last_mut().expect("a plan has a stem").ends.push(i);
+            before = Some(plan);
+        }
+        Self { plans, nodes, statistics }
+    }
+
+    /// What the list costs per image.
+    pub fn macs(&self) -> ListMacs {
+        let of_node = |plan: &Plan, depth| convs(plan, depth).map(PlannedConv::macs).sum::<u64>();
+        let head = |plan: &Plan| (plan.features() * plan.network().classes) as u64;
+        let heads: u64 = self.plans.iter().map(head).sum();
+        let whole = |plan: &Plan| (0..=plan.blocks.len()).map(|d| of_node(plan, d)).sum::<u64>();
+        let nodes = self.nodes.iter().map(|node| of_node(&self.plans[node.plan], node.depth));
+        ListMacs {
+            one_by_one: self.plans.iter().map(whole).sum::<u64>() + heads,
+            shared: nodes.sum::<u64>() + heads,
+        }
+    }
+
+    /// Every subnet's own running statistics, as [`crate::recalibrate`] measures them: means over `batches` of each
+    /// batch's statistics (variance unbiased). `images` of a batch are [N, H, W, C].
+    ///
+    /// # Errors
+    /// When a batch is not a whole number of images.
+    pub fn recalibrate<'i>(
+        &self,
+        session: &mut TreeSession,
+        params: &[f32],
+        batches: impl IntoIterator<Item = &'i [f32]>,
+    ) -> Result<Vec<f32>, SupernetError> {
+        let mut own = vec![0.0; self.statistics];
+        for (i, images) in batches.into_iter().enumerate() {
+            let Some(batch) = self.batch(images)? else { break };
+            let TreeSession { path, inner, measuring, scratch, .. } = &mut *session;
+            // Weight 1/(i+1) makes the running value the plain mean so far.
+            let momentum = 1.0 / (i + 1) as f32;
+            let mut layers =
+                Measured { params, batch, own: &mut own, at: 0, momentum, measuring, scratch };
+            self.walk(&mut layers, path, inner, batch, images, |_, _| ());
+        }
+        Ok(own)
+    }
+
+    /// Hands the eval-mode logits [N, classes] of every subnet to `each`, with its place in the list that the tree
+    /// was made of. `images` is [N, H, W, C].
+    ///
+    /// # Errors
+    /// When `images` is not a whole number of images.
+    ///
+    /// # Panics
+    /// When recalibrated statistics are another tree's.
+    pub fn infer(
+        &self,
+        session: &mut TreeSession,
+        params: &[f32],
+        statistics: Statistics<'_>,
+        images: &[f32],
+        mut each: impl FnMut(usize, &[f32]),
+    ) -> Result<(), SupernetError> {
+        let Some(batch) = self.batch(images)? else { return Ok(()) };
+        let TreeSession { path, inner, folding, head, scratch, .. } = session;
+        let folded = Folded { params, batch, folding, scratch };
+        let mut end = |node: &Node, x: &Buffer| {
+            // The classifier reads features only: plans that end in one node have the same logits.
+            let out = logits(&self.plans[node.plan], params, batch, x, head);
+            node.ends.iter().for_each(|plan| each(*plan, out));
+        };
+        match statistics {
+            Statistics::Shared(buffers) => {
+                let mut layers = Shared { folded, buffers };
+                self.walk(&mut layers, path, inner, batch, images, &mut end);
+            }
+            Statistics::Recalibrated(own) => {
+                assert_eq!(own.len(), self.statistics, "statistics of another tree");
+                let mut layers = Own { folded, own, at: 0 };
+                self.walk(&mut layers, path, inner, batch, images, &mut end);
+            }
+        }
+        Ok(())
+    }
+
+    /// The number of images, unless there is nothing to run.
+    fn batch(&self, images: &[f32]) -> Result<Option<usize>, SupernetError> {
+        self.plans.first().map(|plan| plan.batch(images)).transpose()
+    }
+
+    /// Computes every node, depth first, and calls `end` with those where plans end and their output.
+    fn walk<L: ConvNorm + NodeLayers>(
+        &self,
+        layers: &mut L,
+        path: &mut Vec<Buffer>,
+        inner: &mut Inner,
+        batch: usize,
+        images: &[f32],
+        mut end: impl FnMut(&Node, &Buffer),
+    ) {
+        for node in &self.nodes {
+            let (plan, depth) = (&self.plans[node.plan], node.depth);
+            layers.enter(node.statistics);
+            if path.len() <= depth {
+                path.resize_with(depth + 1, Buffer::default);
+            }
+            let (above, below) = path.split_at_mut(depth);
+            let out = &mut below[0];
+            match above.last() {
+                None => stem(layers, plan, batch, images, inner, out),
+                Some(x) => block(layers, &plan.blocks[depth - 1], x, inner, out),
+            }
+            if !node.ends.is_empty() {
+                end(node, out);
+            }
+        }
+    }
+}
+
+/// Stem and blocks that two plans have in common before they differ.
+fn common_nodes(a: &Plan, b: &Plan) -> usize {
+    if a.stem != b.stem {
+        return 0;
+    }
+    1 + a.blocks.iter().zip(&b.blocks).take_while(|(a, b)| a == b).count()
+}
+
+/// The convolutions of the node at a depth, in the order in which they are executed.
+fn convs(plan: &Plan, depth: usize) -> impl Iterator<Item = &PlannedConv> {
+    let block = depth.checked_sub(1).map(|i| &plan.blocks[i]);
+    let stem = block.is_none().then_some(&plan.stem);
+    let of_block = block.into_iter().flat_map(|b| b.projection.iter().chain(&b.convs));
+    stem.into_iter().chain(of_block)
+}
+
+/// Layers that are told where a node's own statistics begin.
+trait NodeLayers {
+    fn enter(&mut self, statistics: usize);
+}
+
+impl NodeLayers for Shared<'_> {
+    fn enter(&mut self, _statistics: usize) {}
+}
+
+/// Convolutions with the node's own statistics.
+struct Own<'a> {
+    folded: Folded<'a>,
+    own: &'a [f32],
+    at: usize,
+}
+
+impl NodeLayers for Own<'_> {
+    fn enter(&mut self, statistics: usize) {
+        self.at = statistics;
+    }
+}
+
+impl ConvNorm for Own<'_> {
+    fn conv(
+        &mut self,
+        conv: &PlannedConv,
+        x: &[f32],
+        residual: Option<&[f32]>,
+        relu: bool,
+        out: &mut Buffer,
+    ) {
+        let (mean, var) = self.own[self.at..][..2 * conv.out_channels].split_at(conv.out_channels);
+        self.at += 2 * conv.out_channels;
+        self.folded.conv(conv, mean, var, x, residual, relu, out);
+    }
+}
+
+/// A convolution's output before its norm, and the statistics of that.
+#[derive(Default)]
+struct Measuring {
+    output: Buffer,
+    mean: Buffer,
+    var: Buffer,
+}
+
+/// Convolutions with the statistics of the batch, which are averaged into the node's own.
+struct Measured<'a> {
+    params: &'a [f32],
+    batch: usize,
+    own: &'a mut [f32],
+    at: usize,
+    momentum: f32,
+    measuring: &'a mut Measuring,
+    scratch: &'a mut Scratch,
+}
+
+impl NodeLayers for Measured<'_> {
+    fn enter(&mut self, statistics: usize) {
+        self.at = statistics;
+    }
+}
+
+impl ConvNorm for Measured<'_> {
+    fn conv(
+        &mut self,
+        conv: &PlannedConv,
+        x: &[f32],
+        residual: Option<&[f32]>,
+        relu: bool,
+        out: &mut Buffer,
+    ) {
+        let (shape, slot, channels) = (conv.shape(self.batch), &conv.slot, conv.out_channels);
+        let Measuring { output, mean, var } = &mut *self.measuring;
+        let y = output.reserve(shape.output_len());
+        let weight = &self.params[slot.weight.clone()];
+        conv_forward(&shape, x, weight, y, Epilogue::None, self.scratch);
+        let (mean, var) = (mean.reserve(channels), var.reserve(channels));
+        batch_statistics(channels, y, mean, var, self.scratch);
+        let (running_mean, running_var) =
+            self.own[self.at..][..2 * channels].split_at_mut(channels);
+        self.at += 2 * channels;
+        let rows = y.len() / channels;
+        update_running(self.momentum, rows, mean, var, running_mean, running_var);
+        let norm = Norm {
+            channels,
+            mean,
+            var,
+            gamma: &self.params[conv.vector(&slot.gamma)],
+            beta: &self.params[conv.vector(&slot.beta)],
+            relu,
+        };
+        norm_forward(&norm, y, residual, out.reserve(shape.output_len()));
+    }
+}
