@@ -25,7 +25,7 @@ fn configurations() {
         format!("config.toml, line {}:", 1 + before.matches('\n').count())
     };
     // (what stands in the configuration, what is put there, what the message must hold)
-    let cases: [(&str, &str, &[&str]); 43] = [
+    let cases: [(&str, &str, &[&str]); 45] = [
         ("keep = 2", "kep = 2", &[&line_of("keep = 2"), "`kep`", "`keep`"]),
         ("keep = 2", "keep = \"two\"", &[&line_of("keep = 2"), "\"two\""]),
         ("keep = 2", "keep = -2", &[&line_of("keep = 2"), "-2"]),
@@ -42,6 +42,16 @@ fn configurations() {
         ("[0.2, 0.1]", "[0.2, 0.0]", &["config.toml: moco.temperature = 0"]),
         ("keep = 2", "keep = 0", &["config.toml: ccfs.keep = 0", "at least 1"]),
         ("candidates = 20", "candidates = 1", &["config.toml: ccfs.candidates = 1", "at least 2"]),
+        (
+            "keep = 2",
+            "keep = 2\nlast_candidates = 1",
+            &["config.toml: ccfs.last_candidates = 1", "at least 2"],
+        ),
+        (
+            "\"ccfs-f\"",
+            "\"ofa\"\nlast_candidates = 9",
+            &["config.toml: ccfs.last_candidates = 9", "\"ofa\" has no candidates"],
+        ),
         ("\"ccfs-f\"", "\"best\"", &["config.toml: ccfs.sampler", "`best`", "uniform, ccfs-m"]),
         ("lr = 0.05", "lr = -0.05", &["config.toml: ccfs.optimizer.lr = -0.05"]),
         ("lr = 0.05", "lr = nan", &["config.toml: ccfs.optimizer.lr = NaN"]),

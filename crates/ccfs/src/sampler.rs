@@ -10,6 +10,7 @@ pub struct Sampler {
     model: CostModel,
     kind: SamplerKind,
     candidates: usize,
+    last_candidates: usize,
     keep: usize,
     seed: u64,
     total_steps: Option<u64>,
@@ -28,7 +29,16 @@ impl Sampler {
     ) -> Self {
         let (space, model) = (space.clone(), CostModel::new(space));
         let candidates = candidates.max(keep);
-        Self { space, model, kind, candidates, keep, seed, total_steps: None }
+        let last_candidates = candidates;
+        Self { space, model, kind, candidates, last_candidates, keep, seed, total_steps: None }
+    }
+
+    /// Lets the number of candidates go geometrically from p in the run's first step to `last` (never fewer than
+    /// K) in its last, for kinds that rank: with `last` = K, from a filter for subnets that converge
+    /// fast to uniform draws. It needs [`Sampler::with_total_steps`]; without, the number is `last` throughout.
+    pub fn with_last_candidates(mut self, last: usize) -> Self {
+        self.last_candidates = last.max(self.keep);
+        self
     }
 
     /// Other stage weights (stem first) for the score of [`SamplerKind::CcfsF`].
@@ -40,8 +50,8 @@ impl Sampler {
         Ok(self)
     }
 
-    /// The run's length, over which [`SamplerKind::ProgressiveShrinking`] opens the space. Without
-    /// it that sampler is where it ends up: everything is open.
+    /// The run's length, over which [`SamplerKind::ProgressiveShrinking`] opens the space and the number of candidates
+    /// may change. Without it they are where they end up: everything is open.
     pub fn with_total_steps(mut self, total_steps: u64) -> Self {
         self.total_steps = Some(total_steps);
         self
@@ -56,7 +66,7 @@ impl Sampler {
         match self.kind {
             SamplerKind::Uniform => self.uniform(&self.space, self.keep, step),
             SamplerKind::CcfsM | SamplerKind::CcfsF | SamplerKind::WidthSum => {
-                let mut kept = self.ranked(&mut rng);
+                let mut kept = self.ranked(&mut rng, self.candidates_at(step));
                 if self.kind == SamplerKind::WidthSum && step % 3 == 2 {
                     kept.push(self.space.sample_uniform(&mut rng, true));
                 }
@@ -107,13 +117,23 @@ impl Sampler {
         (0..n).map(|_| space.sample_uniform(&mut rng, true)).collect()
     }
 
+    /// The number of candidates of a step.
+    fn candidates_at(&self, step: u64) -> usize {
+        let (first, last) = (self.candidates as f64, self.last_candidates as f64);
+        let done = match self.total_steps {
+            Some(total) if total > 1 => (step as f64 / (total - 1) as f64).min(1.0),
+            _ => 1.0,
+        };
+        (first * (last / first).powf(done)).round() as usize
+    }
+
     /// The `keep` best of `candidates` uniform draws. All are drawn into one architecture, which
     /// is copied only while it is among the best: an allocation per candidate would cost more
     /// than its score.
-    fn ranked(&self, rng: &mut slimtau_base::Stream) -> Vec<Arch> {
+    fn ranked(&self, rng: &mut slimtau_base::Stream, candidates: usize) -> Vec<Arch> {
         let mut best: Vec<(f64, Arch)> = Vec::with_capacity(self.keep + 1);
         let mut arch = self.space.largest();
-        for _ in 0..self.candidates {
+        for _ in 0..candidates {
             self.space.redraw_uniform(rng, true, &mut arch);
             let score = self.score(&arch).unwrap_or_default();
             if best.len() == self.keep && best.last().is_none_or(|(worst, _)| score <= *worst) {

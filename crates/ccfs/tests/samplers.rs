@@ -81,6 +81,23 @@ fn the_best_of_the_candidates_are_kept() {
 }
 
 #[test]
+fn the_number_of_candidates_goes_geometrically_to_the_last() {
+    let space = space("tiny");
+    for kind in [SamplerKind::CcfsM, SamplerKind::CcfsF, SamplerKind::WidthSum] {
+        let of = |candidates| Sampler::new(&space, kind, candidates, 4, 3);
+        let falling = of(400).with_last_candidates(4).with_total_steps(101);
+        // 400, 400 / 10^(1/50) and so on to 4; beyond the run, where it ends.
+        for (step, candidates) in [(0, 400), (1, 382), (25, 126), (50, 40), (100, 4), (500, 4)] {
+            assert_eq!(falling.draw(step), of(candidates).draw(step), "{kind}, step {step}");
+        }
+        let rising = of(4).with_total_steps(101).with_last_candidates(400);
+        assert_eq!(rising.draw(50), of(40).draw(50), "{kind}");
+        // Never fewer than are kept; without a length, where it would end.
+        assert_eq!(of(9).with_last_candidates(0).draw(7), of(4).draw(7), "{kind}");
+    }
+}
+
+#[test]
 fn equal_scores_keep_the_order_of_draws() {
     // Alphas of zero make every score equal.
     let space = space("tiny");

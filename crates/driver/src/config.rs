@@ -215,6 +215,9 @@ pub struct Ccfs {
     pub sampler: String,
     /// Subnets drawn per step (p).
     pub candidates: usize,
+    /// In the last step, where the number changes geometrically over the stage.
+    #[serde(default)]
+    pub last_candidates: Option<usize>,
     /// Subnets kept and trained per step (K).
     pub keep: usize,
     pub bn: Bn,
@@ -409,6 +412,13 @@ impl Config {
         methods::check(sampler, self.ccfs.pa_da.as_ref(), self.ccfs.dynamic.as_ref())?;
         at_least("ccfs.keep", self.ccfs.keep, 1)?;
         at_least("ccfs.candidates", self.ccfs.candidates, self.ccfs.keep)?;
+        if let Some(last) = self.ccfs.last_candidates {
+            at_least("ccfs.last_candidates", last, self.ccfs.keep)?;
+            let sampler = &self.ccfs.sampler;
+            if !matches!(&**sampler, "ccfs-m" | "ccfs-f" | "width-sum") {
+                bail!("ccfs.last_candidates = {last}: the sampler {sampler:?} has no candidates");
+            }
+        }
         in_range("ccfs.temperature", self.ccfs.temperature, 0.01, 100.0)?;
         in_range("ccfs.label_weight", self.ccfs.label_weight, 0.0, 1e3)?;
         in_range("ccfs.teacher_weight", self.ccfs.teacher_weight, 0.0, 1e3)?;

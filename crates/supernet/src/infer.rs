@@ -1,4 +1,4 @@
-//! Eval-mode logits: batch norm folded into the convolutions, four buffers for any depth.
+//! Eval-mode logits: batch norm folded into the convolutions, a few buffers for any depth.
 
 use crate::SupernetError;
 use crate::plan::{Plan, PlannedBlock, PlannedConv};

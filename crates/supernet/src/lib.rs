@@ -50,5 +50,5 @@ pub use layout::{ConvSlot, Layout, TensorSlot};
 pub use norms::{BnMode, recalibrate};
 pub use plan::{Plan, merge_ranges};
 pub use session::{Norms, Session};
-pub use tree::{ListMacs, PrefixTree, Statistics, TreeSession};
+pub use tree::{ListMacs, PrefixTree, Recalibration, Statistics, TreeSession};
 pub use weights::Weights;

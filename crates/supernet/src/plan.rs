@@ -145,14 +145,6 @@ impl Plan {
         std::iter::once(&self.stem).chain(blocks)
     }
 
-    /// Plans sorted by this stand next to those with which they share their first layers
-    /// ([`crate::PrefixTree`]).
-    pub fn prefix_key(&self) -> Vec<[u32; 3]> {
-        let key = |c: &PlannedConv| [c.slot.weight.start, c.in_channels, c.out_channels];
-        // A truncated number would only cost time; no network has 2^32 weights.
-        self.convs().map(|c| key(c).map(|n| n as u32)).collect()
-    }
-
     /// Appends the parts of the flat parameters that belong to tensors this subnet uses. They are
     /// whole tensors: an optimiser steps a shared tensor as one, as PyTorch would.
     pub fn add_active_ranges(&self, classifier: bool, ranges: &mut Vec<Range<usize>>) {

@@ -50,8 +50,41 @@ pub struct TreeSession {
 pub enum Statistics<'a> {
     /// Those that all subnets share, laid out as [`crate::Weights::buffers`].
     Shared(&'a [f32]),
-    /// Every subnet's own, from [`PrefixTree::recalibrate`] of the same tree.
-    Recalibrated(&'a [f32]),
+    /// Every subnet's own.
+    Recalibrated(&'a Recalibration<'a>),
+}
+
+/// Running statistics of every subnet of a tree by itself: as [`crate::recalibrate`] measures them, means over
+/// batches of each batch's statistics (variance unbiased).
+pub struct Recalibration<'t> {
+    tree: &'t PrefixTree,
+    /// Mean and variance of each convolution of each node.
+    own: Vec<f32>,
+    batches: u32,
+}
+
+impl Recalibration<'_> {
+    /// Takes a batch of images [N, H, W, C] into the means. All batches are to go with the same parameters, and so
+    /// is the inference.
+    ///
+    /// # Errors
+    /// When `images` is not a whole number of images.
+    pub fn measure(
+        &mut self,
+        session: &mut TreeSession,
+        params: &[f32],
+        images: &[f32],
+    ) -> Result<(), SupernetError> {
+        let Some(batch) = self.tree.batch(images)? else { return Ok(()) };
+        self.batches += 1;
+        let TreeSession { path, inner, measuring, scratch, .. } = session;
+        // Weight 1/n of the n-th makes the running value the plain mean so far.
+        let momentum = 1.0 / self.batches as f32;
+        let own = &mut self.own;
+        let mut layers = Measured { params, batch, own, at: 0, momentum, measuring, scratch };
+        self.tree.walk(&mut layers, path, inner, batch, images, |_, _| ());
+        Ok(())
+    }
 }
 
 /// Multiply-accumulates per image for a list of subnets.
@@ -67,16 +100,16 @@ impl PrefixTree {
     /// Arranges subnets. The same network may be there more than once.
     ///
     /// # Panics
-    /// When the plans read images of different shapes.
+    /// When the plans are of different layouts.
     pub fn new(plans: Vec<Plan>) -> Self {
         let mut order: Vec<usize> = (0..plans.len()).collect();
-        order.sort_by_cached_key(|i| plans[*i].prefix_key());
+        order.sort_by_cached_key(|i| prefix_key(&plans[*i]));
         let mut nodes: Vec<Node> = Vec::new();
         let mut statistics = 0;
         let mut before: Option<&Plan> = None;
         for i in order {
             let plan = &plans[i];
-            assert_eq!(plan.image_len(), plans[0].image_len(), "plans of different images");
+            assert_eq!(border(plan), border(&plans[0]), "plans of different layouts");
             let common = before.map_or(0, |before| common_nodes(before, plan));
             for depth in common..=plan.blocks.len() {
                 nodes.push(Node { depth, plan: i, statistics, ends: Vec::new() });
@@ -87,6 +120,19 @@ impl PrefixTree {
             before = Some(plan);
         }
         Self { plans, nodes, statistics }
+    }
+
+    /// The places of plans in an order in which neighbours share their first blocks: what to cut a list by that is too
+    /// long for one tree. Plans are made and dropped one by one; 45,000 of the competition's at once are 400 MB.
+    ///
+    /// # Errors
+    /// The first of the plans' own.
+    pub fn order<E>(plans: impl IntoIterator<Item = Result<Plan, E>>) -> Result<Vec<usize>, E> {
+        let keys = plans.into_iter().map(|plan| Ok(prefix_key(&plan?)));
+        let keys: Vec<_> = keys.collect::<Result<_, E>>()?;
+        let mut order: Vec<usize> = (0..keys.len()).collect();
+        order.sort_by(|a, b| keys[*a].cmp(&keys[*b]));
+        Ok(order)
     }
 
     /// What the list costs per image.
@@ -102,28 +148,9 @@ impl PrefixTree {
         }
     }
 
-    /// Every subnet's own running statistics, as [`crate::recalibrate`] measures them: means over `batches` of each
-    /// batch's statistics (variance unbiased). `images` of a batch are [N, H, W, C].
-    ///
-    /// # Errors
-    /// When a batch is not a whole number of images.
-    pub fn recalibrate<'i>(
-        &self,
-        session: &mut TreeSession,
-        params: &[f32],
-        batches: impl IntoIterator<Item = &'i [f32]>,
-    ) -> Result<Vec<f32>, SupernetError> {
-        let mut own = vec![0.0; self.statistics];
-        for (i, images) in batches.into_iter().enumerate() {
-            let Some(batch) = self.batch(images)? else { break };
-            let TreeSession { path, inner, measuring, scratch, .. } = &mut *session;
-            // Weight 1/(i+1) makes the running value the plain mean so far.
-            let momentum = 1.0 / (i + 1) as f32;
-            let mut layers =
-                Measured { params, batch, own: &mut own, at: 0, momentum, measuring, scratch };
-            self.walk(&mut layers, path, inner, batch, images, |_, _| ());
-        }
-        Ok(own)
+    /// The subnets' own running statistics, to be measured.
+    pub fn recalibration(&self) -> Recalibration<'_> {
+        Recalibration { tree: self, own: vec![0.0; self.statistics], batches: 0 }
     }
 
     /// Hands the eval-mode logits [N, classes] of every subnet to `each`, with its place in the list that the tree
@@ -133,7 +160,7 @@ impl PrefixTree {
     /// When `images` is not a whole number of images.
     ///
     /// # Panics
-    /// When recalibrated statistics are another tree's.
+    /// When recalibrated statistics are another tree's, or no batch was measured.
     pub fn infer(
         &self,
         session: &mut TreeSession,
@@ -155,8 +182,9 @@ impl PrefixTree {
                 let mut layers = Shared { folded, buffers };
                 self.walk(&mut layers, path, inner, batch, images, &mut end);
             }
-            Statistics::Recalibrated(own) => {
-                assert_eq!(own.len(), self.statistics, "statistics of another tree");
+            Statistics::Recalibrated(Recalibration { tree, own, batches }) => {
+                assert!(std::ptr::eq(*tree, self), "statistics of another tree");
+                assert!(*batches > 0, "statistics of no images");
                 let mut layers = Own { folded, own, at: 0 };
                 self.walk(&mut layers, path, inner, batch, images, &mut end);
             }
@@ -196,6 +224,22 @@ impl PrefixTree {
             }
         }
     }
+}
+
+/// Plans sorted by this stand next to those with which they share their first blocks, and after those which end
+/// where they go on.
+fn prefix_key(plan: &Plan) -> Vec<[u32; 3]> {
+    let key = |c: &PlannedConv| [c.slot.weight.start, c.in_channels, c.out_channels];
+    // A truncated number would only cost time; no network has 2^32 weights.
+    plan.convs().map(|c| key(c).map(|n| n as u32)).collect()
+}
+
+/// What plans of one layout agree on besides their convolutions.
+fn border(plan: &Plan) -> [usize; 6] {
+    let network = plan.network();
+    let (size, channels) = (network.image_size, network.channels);
+    let pooled = usize::from(network.max_pool);
+    [size, channels, pooled, network.classes, plan.fc_weight.start, plan.fc_full_inputs]
 }
 
 /// Stem and blocks that two plans have in common before they differ.

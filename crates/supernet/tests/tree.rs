@@ -119,7 +119,10 @@ fn logits_are_those_of_each_subnet_by_itself() {
                     assert_eq!(found, bits(alone), "{block} {max_pool} {n} {batch}");
                 }
 
-                let own = tree.recalibrate(&mut tree_session, params, calibration()).unwrap();
+                let mut own = tree.recalibration();
+                for images in calibration() {
+                    own.measure(&mut tree_session, params, images).unwrap();
+                }
                 let own = Statistics::Recalibrated(&own);
                 let found = all(&tree, &mut tree_session, params, own, &images, plans.len());
                 for (plan, found) in plans.iter().zip(found) {
@@ -163,18 +166,21 @@ fn only_what_differs_is_computed_again() {
 }
 
 #[test]
-fn neighbours_by_key_share_the_most() {
+fn neighbours_in_order_share_the_most() {
     let fixture = Fixture::new("basic", false);
-    let archs = fixture.archs(60);
-    let mut plans: Vec<Plan> = archs.iter().map(|arch| fixture.plan(arch)).collect();
+    let plans: Vec<Plan> = fixture.archs(60).iter().map(|arch| fixture.plan(arch)).collect();
     let halves = |plans: &[Plan]| -> u64 {
         plans.chunks(plans.len() / 2).map(|half| PrefixTree::new(half.to_vec()).macs().shared).sum()
     };
     let whole = PrefixTree::new(plans.clone()).macs();
     let drawn = halves(&plans);
-    plans.sort_by_key(Plan::prefix_key);
-    let sorted = halves(&plans);
-    assert!(whole.shared <= sorted && sorted < drawn && drawn < whole.one_by_one);
+    let order = PrefixTree::order(plans.iter().cloned().map(Ok::<_, ()>)).unwrap();
+    let ordered = halves(&order.iter().map(|place| plans[*place].clone()).collect::<Vec<_>>());
+    assert!(whole.shared <= ordered && ordered < drawn && drawn < whole.one_by_one);
+    let mut places = order;
+    places.sort_unstable();
+    assert!(places.into_iter().eq(0..plans.len()));
+    assert_eq!(PrefixTree::order([Err("broken")]), Err("broken"));
 }
 
 #[test]
@@ -187,12 +193,47 @@ fn odd_input_is_refused_and_no_subnets_are_no_work() {
     let shared = Statistics::Shared(&fixture.weights.buffers);
     let refused = tree.infer(&mut session, params, shared, &images, |_, _| panic!("handed out"));
     assert!(matches!(refused, Err(SupernetError::Images { got: 100, .. })), "{refused:?}");
-    let refused = tree.recalibrate(&mut session, params, [images.as_slice()]);
+    let mut own = tree.recalibration();
+    let refused = own.measure(&mut session, params, &images);
     assert!(matches!(refused, Err(SupernetError::Images { got: 100, .. })), "{refused:?}");
 
     let empty = PrefixTree::new(Vec::new());
-    let own = empty.recalibrate(&mut session, params, [images.as_slice()]).unwrap();
-    assert_eq!(own, Vec::<f32>::new());
+    empty.recalibration().measure(&mut session, params, &images).unwrap();
     empty.infer(&mut session, params, shared, &images, |_, _| panic!("handed out")).unwrap();
     assert_eq!((empty.macs().one_by_one, empty.macs().shared), (0, 0));
+}
+
+#[test]
+#[should_panic(expected = "statistics of no images")]
+fn statistics_that_were_not_measured_are_refused() {
+    let fixture = Fixture::new("basic", false);
+    let tree = PrefixTree::new(vec![fixture.plan(&fixture.space.largest())]);
+    let (own, images) = (tree.recalibration(), fixture.images("images", 1));
+    let own = Statistics::Recalibrated(&own);
+    let mut session = TreeSession::default();
+    let _ = tree.infer(&mut session, &fixture.weights.params, own, &images, |_, _| ());
+}
+
+#[test]
+#[should_panic(expected = "statistics of another tree")]
+fn statistics_of_another_tree_are_refused() {
+    let fixture = Fixture::new("basic", false);
+    let (params, images) = (&fixture.weights.params, fixture.images("images", 2));
+    let tree = || PrefixTree::new(vec![fixture.plan(&fixture.space.largest())]);
+    let (one, other) = (tree(), tree());
+    let mut session = TreeSession::default();
+    let mut own = one.recalibration();
+    own.measure(&mut session, params, &images).unwrap();
+    let own = Statistics::Recalibrated(&own);
+    let _ = other.infer(&mut session, params, own, &images, |_, _| ());
+}
+
+#[test]
+#[should_panic(expected = "plans of different layouts")]
+fn plans_of_different_spaces_are_refused() {
+    let plans = [false, true].map(|max_pool| {
+        let fixture = Fixture::new("basic", max_pool);
+        fixture.plan(&fixture.space.largest())
+    });
+    PrefixTree::new(plans.into());
 }

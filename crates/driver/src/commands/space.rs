@@ -1,6 +1,6 @@
 //! `slimtau space count|stats|sample`.
 
-use super::read_codes;
+use super::{Listed, read_codes};
 use crate::SpaceArg;
 use anyhow::Result;
 use clap::Subcommand;
@@ -60,7 +60,7 @@ pub fn run(command: &Space) -> Result<()> {
             let codes = read_codes(codes, &space)?;
             let model = CostModel::new(&space);
             writeln!(out, "code,params,macs,phi_m,phi_f")?;
-            for (code, arch) in &codes {
+            for Listed { code, arch, .. } in &codes {
                 let c = model.costs(arch);
                 writeln!(out, "{code},{},{},{},{}", c.params, c.macs, c.phi_m, c.phi_f)?;
             }

@@ -4,6 +4,7 @@ use super::Run;
 use super::stages::normalization;
 use crate::progress::Bar;
 use anyhow::Result;
+use serde::{Deserialize, Serialize};
 use slimtau_data::{Data, Dataset, Loader, LoaderConfig};
 use slimtau_space::{Arch, SearchSpace};
 use slimtau_supernet::{
@@ -11,10 +12,20 @@ use slimtau_supernet::{
 };
 use std::sync::Arc;
 
-/// Subnets that go through a prefix tree together. In prefix order, a hundred share nearly all that the whole list
-/// would (the competition's 45,000 codes: 1.86 times fewer operations than one by one, of 1.87), while their
-/// statistics take little memory and an interruption loses little.
+/// Subnets that go through a prefix tree together. Ordered, a hundred share nearly all that the whole list would (the
+/// competition's 45,000 codes: 1.86 times fewer operations than one by one, all at once 1.87), and their statistics
+/// take little memory.
 pub const CHUNK: usize = 100;
+
+/// How far an evaluation of some subnets is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tally {
+    /// Validation batches done.
+    pub batches: usize,
+    /// Right answers of each subnet on them.
+    pub right: Vec<usize>,
+}
 
 /// Measures subnets of one supernet.
 pub struct Evaluator {
@@ -77,22 +88,18 @@ impl Evaluator {
         self.validation.iter().map(|(_, labels)| labels.len()).sum()
     }
 
-    /// A number of right answers as top-1 accuracy in percent.
-    pub fn percent(&self, right: usize) -> f64 {
-        100.0 * right as f64 / self.images() as f64
-    }
-
-    /// Top-1 accuracy of any plan of these weights, with their own running statistics, in percent.
+    /// Top-1 accuracy of any plan of these weights in percent, always with the running statistics that stand in them.
     pub fn plan_accuracy(&mut self, weights: &Weights, plan: &Plan) -> Result<f64> {
         let Weights { params, buffers } = weights;
         let mut right = 0;
         for (images, labels) in &self.validation {
             right += n_right(self.session.infer(plan, params, buffers, images)?, labels);
         }
-        Ok(self.percent(right))
+        Ok(percent(right, self.images()))
     }
 
-    /// Top-1 accuracies of subnets in percent, in their order; `None` once `stop` says so.
+    /// Top-1 accuracies of subnets in percent, in their order; `None` once `stop` says so, which is asked after every
+    /// batch.
     pub fn accuracies(
         &mut self,
         weights: &Weights,
@@ -102,12 +109,12 @@ impl Evaluator {
     ) -> Result<Option<Vec<f64>>> {
         let mut accuracies = vec![0.0; archs.len()];
         for chunk in self.order(archs)?.chunks(CHUNK) {
-            let subnets: Vec<&Arch> = chunk.iter().map(|i| &archs[*i]).collect();
-            let Some(right) = self.count_right(weights, &subnets, bar, stop)? else {
-                return Ok(None);
-            };
+            let subnets: Vec<&Arch> = chunk.iter().map(|place| &archs[*place]).collect();
+            let go_on = &mut |_: &Tally| Ok(!stop());
+            let right = self.count_right(weights, &subnets, Tally::default(), bar, go_on)?;
+            let Some(right) = right else { return Ok(None) };
             for (place, right) in chunk.iter().zip(right) {
-                accuracies[*place] = self.percent(right);
+                accuracies[*place] = percent(right, self.images());
             }
         }
         Ok(Some(accuracies))
@@ -115,63 +122,58 @@ impl Evaluator {
 
     /// The places of `archs` in an order in which neighbours share their first blocks.
     pub fn order(&self, archs: &[Arch]) -> Result<Vec<usize>> {
-        let key = |arch| Ok(self.plan(arch)?.prefix_key());
-        let keys: Vec<_> = archs.iter().map(key).collect::<Result<_>>()?;
-        let mut order: Vec<usize> = (0..archs.len()).collect();
-        order.sort_by(|a, b| keys[*a].cmp(&keys[*b]));
-        Ok(order)
+        PrefixTree::order(archs.iter().map(|arch| self.plan(arch)))
     }
 
-    /// Right answers of every subnet, together in one prefix tree; `None` once `stop` says so, which is asked after
-    /// every batch. The bar advances by the number of subnets.
+    /// Right answers of every subnet, together in one prefix tree, from a tally on (the default one is the beginning).
+    /// Hands the tally to `go_on` after every batch; `None` where that says no. The bar advances by the number of subnets.
     pub fn count_right(
         &mut self,
         weights: &Weights,
         archs: &[&Arch],
+        mut tally: Tally,
         bar: &Bar,
-        stop: &dyn Fn() -> bool,
+        go_on: &mut dyn FnMut(&Tally) -> Result<bool>,
     ) -> Result<Option<Vec<usize>>> {
         let plans = archs.iter().map(|arch| self.plan(arch)).collect::<Result<_>>()?;
         let tree = PrefixTree::new(plans);
         let Self { validation, calibration, tree_session: session, bn, .. } = self;
         let Weights { params, buffers } = weights;
-        let batches = calibration.len() + validation.len();
+        tally.right.resize(archs.len(), 0);
+        // Of these subnets, as many are done as the share of the batches that is.
+        let all = calibration.len() + validation.len();
+        let subnets = |batches: usize| (archs.len() * batches / all) as u64;
+        let before = tally.batches;
         let mut done = 0;
-        let mut go_on = || {
-            // Of this chunk's subnets, as many as the share of the batches that is done.
-            done += 1;
-            let subnets = |batches_done| (archs.len() * batches_done / batches) as u64;
-            bar.advance(subnets(done) - subnets(done - 1), "");
-            !stop()
+        let mut advance = |batches: usize| {
+            bar.advance(subnets(done + batches) - subnets(done), "");
+            done += batches;
         };
-        let mut going = true;
-        let own = if *bn == BnMode::Recalibrated {
-            // A batch counts when the next one is asked for.
-            let batches = calibration.iter().enumerate().map_while(|(i, batch)| {
-                going = going && (i == 0 || go_on());
-                going.then_some(batch.as_slice())
-            });
-            let own = tree.recalibrate(session, params, batches)?;
-            going = going && go_on();
-            Some(own)
-        } else {
-            None
-        };
-        let statistics = match &own {
-            Some(own) => Statistics::Recalibrated(own),
-            None => Statistics::Shared(buffers),
-        };
-        let mut right = vec![0; archs.len()];
-        for (images, labels) in validation.iter() {
-            if !going {
+        advance(before);
+
+        let mut own = tree.recalibration();
+        for images in calibration.iter() {
+            own.measure(session, params, images)?;
+            advance(1);
+            if !go_on(&tally)? {
                 return Ok(None);
             }
-            tree.infer(session, params, statistics, images, |subnet, logits| {
-                right[subnet] += n_right(logits, labels);
-            })?;
-            going = go_on();
         }
-        Ok(Some(right))
+        let statistics = match *bn {
+            BnMode::Recalibrated => Statistics::Recalibrated(&own),
+            BnMode::Tracked | BnMode::Frozen => Statistics::Shared(buffers),
+        };
+        for (i, (images, labels)) in validation.iter().enumerate().skip(before) {
+            tree.infer(session, params, statistics, images, |subnet, logits| {
+                tally.right[subnet] += n_right(logits, labels);
+            })?;
+            tally.batches = i + 1;
+            advance(1);
+            if tally.batches < validation.len() && !go_on(&tally)? {
+                return Ok(None);
+            }
+        }
+        Ok(Some(tally.right))
     }
 
     fn plan(&self, arch: &Arch) -> Result<Plan> {
@@ -179,8 +181,118 @@ impl Evaluator {
     }
 }
 
+/// A number of right answers as top-1 accuracy in percent.
+pub fn percent(right: usize, images: usize) -> f64 {
+    100.0 * right as f64 / images as f64
+}
+
 /// Rows of logits [N, classes] whose largest is the label's.
 fn n_right(logits: &[f32], labels: &[u32]) -> usize {
     let rows = logits.chunks_exact(logits.len() / labels.len());
     rows.zip(labels).filter(|(row, label)| argmax(row) == **label as usize).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::data::first;
+    use super::*;
+    use slimtau_base::stream;
+    use slimtau_data::{Source, open};
+    use slimtau_supernet::recalibrate;
+
+    fn data() -> Data {
+        let Data { train, validation } = open(&Source::Embedded).unwrap();
+        Data { train: first(train, 60).unwrap(), validation: first(validation, 50).unwrap() }
+    }
+
+    fn evaluator(space: &SearchSpace, bn: BnMode) -> Evaluator {
+        // 50 images in batches of 20: the last is smaller.
+        Evaluator::new(space, Layout::supernet(space).unwrap(), &data(), bn, 20, 2).unwrap()
+    }
+
+    fn space() -> SearchSpace {
+        let text = r#"
+            name = "narrow"
+            image_size = 28
+            channels = 1
+            classes = 10
+            ratios = [1.0, 0.75, 0.5]
+            divisor = 2
+            block = "basic"
+            stem = { width = 8, kernel = 3, stride = 2, max_pool = false, codes = 3 }
+            stage = [
+                { width = 8, depth = [1, 2], stride = 2, codes = 3 },
+                { width = 16, depth = [1, 2], stride = 2, codes = 3 },
+            ]
+        "#;
+        SearchSpace::from_toml(text, "test").unwrap()
+    }
+
+    /// More than one tree's worth, some of them twice.
+    fn archs(space: &SearchSpace) -> Vec<Arch> {
+        let draw = |i| space.sample_uniform(&mut stream(0, "archs", i % 120), true);
+        (0..CHUNK as u64 + 50).map(draw).collect()
+    }
+
+    #[test]
+    fn a_list_has_the_accuracies_of_its_subnets_one_by_one() {
+        let space = space();
+        let archs = archs(&space);
+        for bn in [BnMode::Tracked, BnMode::Frozen, BnMode::Recalibrated] {
+            let mut evaluator = evaluator(&space, bn);
+            let weights = Weights::init(&evaluator.layout, 1);
+            let bar = Bar::new("test", archs.len() as u64);
+            let found = evaluator.accuracies(&weights, &archs, &bar, &|| false).unwrap().unwrap();
+            let mut session = Session::new();
+            for (arch, found) in archs.iter().zip(&found) {
+                let plan = evaluator.plan(arch).unwrap();
+                let mut alone = weights.clone();
+                let batches = evaluator.calibration.iter().map(Vec::as_slice);
+                assert_eq!(batches.len(), if bn == BnMode::Recalibrated { 2 } else { 0 });
+                let Weights { params, buffers } = &mut alone;
+                recalibrate(&mut session, &plan, params, buffers, batches).unwrap();
+                assert_eq!(evaluator.plan_accuracy(&alone, &plan).unwrap(), *found, "{bn}");
+            }
+            let distinct: std::collections::BTreeSet<u64> =
+                found.iter().map(|a| a.to_bits()).collect();
+            assert!(distinct.len() > 3, "{bn}: random weights differ: {distinct:?}");
+        }
+    }
+
+    #[test]
+    fn it_goes_on_from_any_tally_and_stops_after_any_batch() {
+        let space = space();
+        let archs = archs(&space);
+        let subnets: Vec<&Arch> = archs.iter().take(9).collect();
+        for bn in [BnMode::Tracked, BnMode::Recalibrated] {
+            let mut evaluator = evaluator(&space, bn);
+            let weights = Weights::init(&evaluator.layout, 1);
+            let bar = Bar::new("test", 9);
+            let mut tallies = Vec::new();
+            let mut keep = |tally: &Tally| {
+                tallies.push(tally.clone());
+                Ok(true)
+            };
+            let whole = evaluator
+                .count_right(&weights, &subnets, Tally::default(), &bar, &mut keep)
+                .unwrap();
+            assert_eq!(tallies.last().unwrap().batches, 2, "of three");
+            for (n, tally) in tallies.iter().enumerate() {
+                let (from, mut go_on) = (tally.clone(), |_: &Tally| Ok(true));
+                let rest = evaluator.count_right(&weights, &subnets, from, &bar, &mut go_on);
+                assert_eq!(rest.unwrap(), whole, "{bn} {tally:?}");
+                let mut left = n;
+                let mut until = |now: &Tally| {
+                    left = left.checked_sub(1).unwrap_or_else(|| {
+                        assert_eq!(now, tally);
+                        usize::MAX
+                    });
+                    Ok(left != usize::MAX)
+                };
+                let begin = Tally::default();
+                let stopped = evaluator.count_right(&weights, &subnets, begin, &bar, &mut until);
+                assert_eq!(stopped.unwrap(), None, "{bn} {tally:?}");
+            }
+        }
+    }
 }

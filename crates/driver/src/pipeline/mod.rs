@@ -19,7 +19,7 @@ mod summary;
 mod supervised;
 
 pub use data::open_data;
-pub use evaluator::{CHUNK, Evaluator};
+pub use evaluator::{CHUNK, Evaluator, Tally, percent};
 use ground_truth::GroundTruth;
 pub use ground_truth::{GroundTruthArgs, run as ground_truth};
 use jobs::Parallel;
@@ -152,10 +152,11 @@ pub fn run(args: &RunArgs, until: Option<Stage>) -> Result<Ended> {
         };
         if let Outcome::Interrupted { step } = outcome {
             let words: Vec<String> = command().into_iter().filter(|a| a != "--fresh").collect();
-            eprintln!(
-                "stopped in stage {stage:?} after step {step}; all of it is saved. Go on with:\n  {}",
-                words.join(" ")
-            );
+            let kept = match stage {
+                Stage::Inherit => ", which begins anew; the stages before it are saved".to_owned(),
+                _ => format!(" after step {step}; all of it is saved"),
+            };
+            eprintln!("stopped in stage {stage:?}{kept}. Go on with:\n  {}", words.join(" "));
             return Ok(Ended::Interrupted);
         }
     }

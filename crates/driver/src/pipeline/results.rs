@@ -1,7 +1,7 @@
 //! Small result files of a run.
 
 use super::Run;
-use crate::commands::read_codes;
+use crate::commands::{Listed, read_tied_codes};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use slimtau_base::{FileError, read_text, stream, write_atomic};
@@ -14,13 +14,13 @@ use std::path::Path;
 pub fn subnets(run: &Run) -> Result<Vec<Arch>> {
     let (space, config) = (&run.space, &run.config);
     if let Some(path) = &config.subnets.codes {
-        let codes = read_codes(path, space)?;
+        let codes = read_tied_codes(path, space)?;
         let mut seen = BTreeSet::new();
-        for (code, arch) in &codes {
-            space.check_tied(arch)?;
-            anyhow::ensure!(seen.insert(arch), "{}: {code} is there twice", path.display());
+        for Listed { line, code, arch } in &codes {
+            let shown = path.display();
+            anyhow::ensure!(seen.insert(arch), "{shown}, line {line}: {code} is there twice");
         }
-        return Ok(codes.into_iter().map(|(_, arch)| arch).collect());
+        return Ok(codes.into_iter().map(|listed| listed.arch).collect());
     }
     let mut seen = BTreeSet::new();
     let mut subnets: Vec<Arch> = [space.largest(), space.smallest()]

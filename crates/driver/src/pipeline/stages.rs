@@ -156,6 +156,7 @@ pub fn ccfs(run: &Run) -> Result<Outcome> {
         ..learner_config(&stage.optimizer, stage.bn.into(), stage.bn_momentum)
     };
     let sampler = Sampler::new(&run.space, kind, stage.candidates, stage.keep, config.seed)
+        .with_last_candidates(stage.last_candidates.unwrap_or(stage.candidates))
         .with_total_steps(stage.steps);
     let teacher = Teacher::new(largest, teacher, stage.temperature);
     let learns = kind == SamplerKind::PaDa;

@@ -29,7 +29,8 @@ pub struct Training {
     pub replicate: u64,
 }
 
-/// Every `of`-th training, beginning with number `index` (from 0); `1/4` in words.
+/// One of `of` parts of a list, number `index` (from 0); `1/4` in words. Of trainings every `of`-th, of codes a run of
+/// neighbours ([`Shard::range`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shard {
     index: usize,
@@ -42,7 +43,7 @@ impl Shard {
 
     /// Its part of a list of `n`, where parts are runs of neighbours as equal as can be.
     pub fn range(self, n: usize) -> std::ops::Range<usize> {
-        let begin = |index| n * index / self.of;
+        let begin = |index| (n as u128 * index as u128 / self.of as u128) as usize;
         begin(self.index)..begin(self.index + 1)
     }
 

@@ -1,18 +1,22 @@
 //! `slimtau rank eval` and `rank merge`: inherited accuracies of long lists.
 
-use super::log::Log;
+use super::log::{Contents, Evaluation, Log};
 use crate::SpaceArg;
-use crate::commands::read_codes;
-use crate::pipeline::{CHUNK, Evaluator, Shard, open_data};
+use crate::commands::{Listed, read_tied_codes};
+use crate::pipeline::{CHUNK, Evaluator, Shard, Tally, open_data, percent};
 use crate::progress::Bar;
 use anyhow::{Result, bail, ensure};
-use slimtau_base::{read_bytes, read_text};
-use slimtau_ranking::{Score, Scores, write_competition_json};
-use slimtau_space::Arch;
+use slimtau_kernels::conv::Isa;
+use slimtau_ranking::{Score, write_competition_json};
+use slimtau_space::{Arch, SearchSpace};
 use slimtau_supernet::{BnMode, Layout, Weights};
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// What a kill may lose, besides the batch in progress and the measurement of BN statistics.
+const LOG_EVERY: Duration = Duration::from_secs(20);
 
 /// What to evaluate, and how.
 #[derive(clap::Args)]
@@ -28,7 +32,7 @@ pub struct Eval {
     /// `embedded`, `auto`, or a folder
     #[arg(long, default_value = "embedded", value_name = "SOURCE")]
     data: String,
-    /// Where the JSON goes. Until all is done, results are in FILE.partial, and the same command goes on from there
+    /// Where the JSON goes. Until all is done, results are in FILE.partial
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
     /// tracked, frozen (both: the checkpoint's statistics) or recalibrated per subnet
@@ -37,17 +41,19 @@ pub struct Eval {
     /// Training batches that statistics are measured on
     #[arg(long, default_value_t = 8)]
     recalibration_batches: usize,
-    /// Images per batch
+    /// Images per batch; memory grows with it: the maps of one batch in every block of a subnet
     #[arg(long, default_value_t = 250)]
     batch: usize,
-    /// Only the I-th of N parts of the list, as I/N; `rank merge` joins the parts
-    #[arg(long, value_name = "I/N", default_value_t = Shard::WHOLE)]
-    shard: Shard,
+    /// Only the I-th of N parts of the list, as I/N. FILE then is what `rank merge` joins
+    #[arg(long, value_name = "I/N")]
+    shard: Option<Shard>,
 }
 
 /// Parts of a list and where the whole goes.
 #[derive(clap::Args)]
 pub struct Merge {
+    #[command(flatten)]
+    space: SpaceArg,
     /// The whole list of codes; the result is in its order
     #[arg(long, value_name = "FILE")]
     codes: PathBuf,
@@ -65,39 +71,40 @@ pub fn run(args: &Eval) -> Result<()> {
     ensure!(args.recalibration_batches >= 1, "--recalibration-batches 0: at least one");
     let space = args.space.load()?;
     let layout = Layout::supernet(&space)?;
-    let (codes, archs): (Vec<String>, Vec<Arch>) =
-        read_codes(&args.codes, &space)?.into_iter().unzip();
     // All codes are checked before the first long computation.
-    for (code, arch) in codes.iter().zip(&archs) {
-        space.check_tied(arch)?;
-        ensure!(
-            code.len() == codes[0].len(),
-            "{}: code {code} has {} digits, but the first has {}; a list has one form",
-            args.codes.display(),
-            code.len(),
-            codes[0].len()
-        );
-    }
+    let listed = read_tied_codes(&args.codes, &space)?;
+    let archs: Vec<Arch> = listed.iter().map(|listed| listed.arch.clone()).collect();
     let weights = Weights::load(&layout, &args.checkpoint)?;
     let data = open_data(&args.data, &space)?;
-    let evaluation = format!(
-        "checkpoint {} space {} bn {} batch {} recalibration {} training {} validation {}",
-        blake3::hash(&read_bytes(&args.checkpoint)?).to_hex(),
-        blake3::hash(space.to_toml().as_bytes()).to_hex(),
-        args.bn,
-        args.batch,
-        args.recalibration_batches,
-        data.train.describe(),
-        data.validation.describe()
-    );
-    let mut log = Log::open(&with_ending(&args.output, ".partial"), &evaluation)?;
     let (bn, batches) = (args.bn, args.recalibration_batches);
     let mut evaluator = Evaluator::new(&space, layout, &data, bn, args.batch, batches)?;
 
     // A shard is a run of the order in which neighbours share the most.
     let order = evaluator.order(&archs)?;
-    let own = &order[args.shard.range(order.len())];
-    ensure!(!own.is_empty(), "--shard {}: the list has only {} codes", args.shard, order.len());
+    let own = match args.shard {
+        None => &order[..],
+        Some(shard) => {
+            let own = &order[shard.range(order.len())];
+            ensure!(!own.is_empty(), "--shard {shard}: the list has only {} codes", order.len());
+            own
+        }
+    };
+    let evaluation = Evaluation {
+        checkpoint: hash(weights.params.iter().chain(&weights.buffers)),
+        space: format!("{}, {}", space.name, blake3::hash(space.to_toml().as_bytes()).to_hex()),
+        training: data.train.describe(),
+        validation: data.validation.describe(),
+        images: evaluator.images(),
+        bn: bn.to_string(),
+        recalibration_batches: (bn == BnMode::Recalibrated).then_some(batches),
+        batch: args.batch,
+        instruction_set: Isa::best().name().to_owned(),
+    };
+    let path = match args.shard {
+        None => with_ending(&args.output, ".partial"),
+        Some(_) => args.output.clone(),
+    };
+    let mut log = Log::open(&path, &evaluation)?;
     let short = |place: usize| space.encode(&archs[place]);
     let missing: Vec<usize> =
         own.iter().copied().filter(|place| log.get(&short(*place)).is_none()).collect();
@@ -107,66 +114,107 @@ pub fn run(args: &Eval) -> Result<()> {
     }
     for chunk in missing.chunks(CHUNK) {
         let subnets: Vec<&Arch> = chunk.iter().map(|place| &archs[*place]).collect();
-        // The log keeps what an interruption at any moment leaves.
-        let Some(right) = evaluator.count_right(&weights, &subnets, &bar, &|| false)? else {
-            unreachable!("nothing stops it")
+        let codes: Vec<String> = chunk.iter().map(|place| short(*place)).collect();
+        let tally = log.tally(&codes);
+        let mut written = Instant::now();
+        let mut keep = |tally: &Tally| -> Result<bool> {
+            if written.elapsed() >= LOG_EVERY && tally.batches > 0 {
+                log.add_tally(&codes, tally)?;
+                written = Instant::now();
+            }
+            Ok(true)
         };
-        log.add(chunk.iter().map(|place| short(*place)).zip(right).collect())?;
+        let right = evaluator.count_right(&weights, &subnets, tally, &bar, &mut keep)?;
+        log.add(&codes, &right.expect("it is never told to stop"))?;
     }
     bar.finish();
-    let mut own = own.to_vec();
-    own.sort_unstable();
-    let score = |place: usize| {
-        let right = log.get(&short(place)).expect("every code of the shard was evaluated");
-        Score { code: codes[place].clone(), accuracy: evaluator.percent(right) }
-    };
-    let scores: Vec<Score> = own.into_iter().map(score).collect();
-    write_competition_json(&args.output, &scores)?;
+    if let Some(shard) = args.shard {
+        let (n, output) = (own.len(), args.output.display());
+        eprintln!("part {shard}, {n} codes, is in {output}; `slimtau rank merge` joins the parts");
+        return Ok(());
+    }
+    let scores = scores(&space, &listed, evaluator.images(), |code| log.get(code));
+    write_competition_json(&args.output, &scores.expect("every code was evaluated"))?;
     log.remove();
-    eprintln!("{} accuracies in {}", scores.len(), args.output.display());
+    eprintln!("{} accuracies in {}", listed.len(), args.output.display());
     Ok(())
 }
 
 /// Joins the parts of a list.
 pub fn merge(args: &Merge) -> Result<()> {
-    let mut found: BTreeMap<String, (f64, &Path)> = BTreeMap::new();
+    let space = args.space.load()?;
+    let listed = read_tied_codes(&args.codes, &space)?;
+    let mut whole: Option<(Contents, &Path)> = None;
     for part in &args.parts {
-        for Score { code, accuracy } in Scores::read(part)?.entries() {
-            if let Some((other, first)) = found.insert(code.clone(), (*accuracy, part))
-                && other.to_bits() != accuracy.to_bits()
+        let contents = Contents::read(part)?;
+        let shown = part.display();
+        let Some((whole, first)) = &mut whole else {
+            whole = Some((contents, part));
+            continue;
+        };
+        let instruction_set = whole.evaluation.instruction_set.clone();
+        if instruction_set != contents.evaluation.instruction_set {
+            let other = &contents.evaluation.instruction_set;
+            eprintln!(
+                "{shown}: made with {other}, {} with {instruction_set}; they round differently, which may cost an image",
+                first.display()
+            );
+        }
+        let same = Evaluation { instruction_set, ..contents.evaluation };
+        if let Some(what) = whole.evaluation.difference(&same) {
+            bail!("{shown}: is of another evaluation than {}: {what}", first.display());
+        }
+        for (code, right) in contents.right {
+            if let Some(other) = whole.right.insert(code.clone(), right)
+                && other != right
             {
-                bail!(
-                    "{}: {code} has accuracy {accuracy}, in {} {other}; parts are of one evaluation",
-                    part.display(),
-                    first.display()
-                );
+                bail!("{shown}: {code} has {right} right answers, in an earlier part {other}");
             }
         }
     }
-    let text = read_text(&args.codes)?;
-    let codes = text.split([',', ' ', '\t', '\n', '\r']).filter(|code| !code.is_empty());
-    let (mut scores, mut missing, mut n_used) = (Vec::new(), Vec::new(), 0);
-    let mut used = std::collections::BTreeSet::new();
-    for code in codes {
-        match found.get(code) {
-            Some((accuracy, _)) => {
-                n_used += usize::from(used.insert(code));
-                scores.push(Score { code: code.to_owned(), accuracy: *accuracy });
-            }
-            None => missing.push(code),
-        }
-    }
+    let (whole, _) = whole.expect("at least one part, or there is no command");
     let list = args.codes.display();
-    if let Some(first) = missing.first() {
-        bail!("{list}: {} codes are in none of the parts, such as {first}", missing.len());
+    let known: BTreeSet<String> = listed.iter().map(|listed| space.encode(&listed.arch)).collect();
+    if let Some(code) = whole.right.keys().find(|code| !known.contains(*code)) {
+        bail!("{list}: lacks {code}, which is in the parts");
     }
-    if let Some((code, (_, part))) = found.iter().find(|(code, _)| !used.contains(code.as_str())) {
-        let more = found.len() - n_used;
-        bail!("{}: {code} is not in {list}, nor are {} others", part.display(), more - 1);
-    }
+    let right = |code: &str| whole.right.get(code).copied();
+    let scores = match scores(&space, &listed, whole.evaluation.images, right) {
+        Ok(scores) => scores,
+        Err(code) => {
+            let missing = known.len() - whole.right.len();
+            bail!(
+                "{list}: {missing} of {} codes are in none of the parts, such as {code}",
+                known.len()
+            );
+        }
+    };
     write_competition_json(&args.output, &scores)?;
     eprintln!("{} accuracies in {}", scores.len(), args.output.display());
     Ok(())
+}
+
+/// The listed codes with their accuracies; `Err` holds the first without one.
+fn scores(
+    space: &SearchSpace,
+    listed: &[Listed],
+    images: usize,
+    right: impl Fn(&str) -> Option<usize>,
+) -> Result<Vec<Score>, String> {
+    let score = |Listed { code, arch, .. }: &Listed| {
+        let right = right(&space.encode(arch)).ok_or_else(|| code.clone())?;
+        Ok(Score { code: code.clone(), accuracy: percent(right, images) })
+    };
+    listed.iter().map(score).collect()
+}
+
+/// A hash of numbers.
+fn hash<'a>(values: impl Iterator<Item = &'a f32>) -> String {
+    let mut hasher = blake3::Hasher::new();
+    values.for_each(|value| {
+        hasher.update(&value.to_le_bytes());
+    });
+    hasher.finalize().to_hex().to_string()
 }
 
 /// A path with more at its end.

@@ -1,101 +1,215 @@
 //! What a long evaluation has found so far: a file that only grows, so that a killed one goes on.
 
+use crate::pipeline::Tally;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
-use slimtau_base::FileError;
+use slimtau_base::{FileError, read_text};
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-/// The first line: what the results are of.
-#[derive(Serialize, Deserialize)]
+/// What decides an accuracy besides the code, for people to compare.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Header {
-    evaluation: String,
+pub struct Evaluation {
+    /// Hash of the weights.
+    pub checkpoint: String,
+    /// Name and hash.
+    pub space: String,
+    pub training: String,
+    pub validation: String,
+    /// Validation images.
+    pub images: usize,
+    pub bn: String,
+    /// Training batches that statistics are measured on; `None` where they are not.
+    pub recalibration_batches: Option<usize>,
+    pub batch: usize,
+    /// Another one rounds differently, which may cost an image.
+    pub instruction_set: String,
 }
 
-/// Any further line.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Entry {
-    code: String,
-    /// Right answers: an integer comes back from a file as it was.
-    right: usize,
+impl Evaluation {
+    /// The first field in which another evaluation differs, with both values.
+    pub fn difference(&self, other: &Self) -> Option<String> {
+        let fields = |e: &Self| serde_json::to_value(e).unwrap_or_default();
+        let (own, others) = (fields(self), fields(other));
+        let (name, value) =
+            own.as_object()?.iter().find(|(name, v)| others[name.as_str()] != **v)?;
+        Some(format!("{name} {} instead of {value}", others[name.as_str()]))
+    }
 }
 
-/// Results by short code, in memory and in a file.
+/// A line of the file; the first is the evaluation.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+enum Line {
+    Evaluation(Evaluation),
+    /// A short code's right answers: an integer comes back from a file as it was.
+    Result {
+        code: String,
+        right: usize,
+    },
+    /// Some codes on the first batches.
+    Partial {
+        codes: Vec<String>,
+        tally: Tally,
+    },
+}
+
+/// How every log begins.
+const HEAD: &str = "{\"evaluation\":";
+
+/// What stands in a log.
+pub struct Contents {
+    pub evaluation: Evaluation,
+    /// By short code.
+    pub right: BTreeMap<String, usize>,
+    partial: Option<(Vec<String>, Tally)>,
+    /// Bytes of complete lines.
+    len: usize,
+}
+
+impl Contents {
+    /// Reads a log that nobody writes to.
+    ///
+    /// # Errors
+    /// When the file is none, or damaged.
+    pub fn read(path: &Path) -> Result<Self> {
+        Self::parse(path, &read_text(path)?)?
+            .with_context(|| format!("{}: is empty", path.display()))
+    }
+
+    /// `None` before the first line is complete.
+    fn parse(path: &Path, text: &str) -> Result<Option<Self>> {
+        let wrong = |line: usize, problem: String| {
+            let problem = format!("line {line}: not a line of an evaluation's log: {problem}");
+            Err(FileError::contents(path, problem).into())
+        };
+        // What follows the last line break is half a line: its process was killed.
+        let complete = text.rfind('\n').map_or("", |end| &text[..=end]);
+        if complete.is_empty() && !text.starts_with(HEAD) && !HEAD.starts_with(text) {
+            return wrong(1, "it does not begin as one".into());
+        }
+        let mut found: Option<Self> = None;
+        for (i, line) in complete.lines().enumerate() {
+            let line = match serde_json::from_str(line) {
+                Ok(line) => line,
+                Err(error) => return wrong(i + 1, error.to_string()),
+            };
+            match (line, &mut found) {
+                (Line::Evaluation(evaluation), found @ None) => {
+                    let (right, len) = (BTreeMap::new(), complete.len());
+                    *found = Some(Self { evaluation, right, partial: None, len });
+                }
+                (Line::Result { code, right }, Some(found)) => {
+                    found.right.insert(code, right);
+                }
+                (Line::Partial { codes, tally }, Some(found)) => {
+                    found.partial = Some((codes, tally));
+                }
+                (Line::Evaluation(_), Some(_)) => {
+                    return wrong(i + 1, "a second evaluation".into());
+                }
+                (_, None) => return wrong(i + 1, "no evaluation comes before it".into()),
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// A log that this process alone writes to.
 pub struct Log {
     path: PathBuf,
     file: File,
-    right: BTreeMap<String, usize>,
+    contents: Contents,
 }
 
 impl Log {
-    /// The log at `path`, as an earlier process left it, or a new one. `evaluation` names everything that decides a
-    /// result besides its code.
+    /// The log at `path`, as an earlier process left it, or a new one.
     ///
     /// # Errors
-    /// When the file is another evaluation's, damaged, or cannot be written.
-    pub fn open(path: &Path, evaluation: &str) -> Result<Self> {
-        let shown = path.display();
+    /// When the file is another evaluation's, another process's, damaged, no log, or cannot be written. It is left as it is.
+    pub fn open(path: &Path, evaluation: &Evaluation) -> Result<Self> {
+        let shown = || path.display().to_string();
+        let folder = match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
         let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create(true).truncate(false).open(path);
-        let mut file = file.with_context(|| shown.to_string())?;
-        let mut right = BTreeMap::new();
-        let (mut complete, mut lines) = (0, 0);
-        let mut reader = BufReader::new(&file);
-        let mut line = String::new();
-        while reader.read_line(&mut line).with_context(|| shown.to_string())? > 0 {
-            // The last line may be half of one: its process was killed.
-            if !line.ends_with('\n') {
-                break;
-            }
-            lines += 1;
-            let wrong = |e: serde_json::Error| {
-                FileError::contents(
-                    path,
-                    format!("line {lines}: not a line of an evaluation's log: {e}"),
-                )
-            };
-            if lines == 1 {
-                let header: Header = serde_json::from_str(&line).map_err(wrong)?;
-                if header.evaluation != evaluation {
-                    bail!(
-                        "{shown}: is of another checkpoint, space, dataset or setting; delete it, or write to another --output"
-                    );
-                }
-            } else {
-                let Entry { code, right: n } = serde_json::from_str(&line).map_err(wrong)?;
-                right.insert(code, n);
-            }
-            complete += line.len() as u64;
-            line.clear();
+        options.read(true).write(true).create(true).truncate(false);
+        let mut file = options.open(path).with_context(shown)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => bail!("{}: another process writes to it", shown()),
+            Err(TryLockError::Error(error)) => return Err(error).with_context(shown),
         }
-        file.set_len(complete).with_context(|| shown.to_string())?;
-        file.seek(SeekFrom::End(0)).with_context(|| shown.to_string())?;
-        let mut log = Self { path: path.to_owned(), file, right };
-        if lines == 0 {
-            log.append(&[Header { evaluation: evaluation.to_owned() }])?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).with_context(shown)?;
+        // Half a line may end within a character.
+        let text = String::from_utf8_lossy(&bytes);
+        let found = Contents::parse(path, &text)?;
+        let nothing = |found: &Contents| found.right.is_empty() && found.partial.is_none();
+        let contents = match found {
+            Some(found) if found.evaluation == *evaluation => found,
+            Some(found) if !nothing(&found) => {
+                let what = found.evaluation.difference(evaluation).unwrap_or_default();
+                bail!(
+                    "{}: is of another evaluation: {what}; delete it, or write to another --output",
+                    shown()
+                );
+            }
+            // Nothing is lost.
+            _ => Contents {
+                evaluation: evaluation.clone(),
+                right: BTreeMap::new(),
+                partial: None,
+                len: 0,
+            },
+        };
+        file.set_len(contents.len as u64).with_context(shown)?;
+        file.seek(SeekFrom::End(0)).with_context(shown)?;
+        let begins = contents.len == 0;
+        let mut log = Self { path: path.to_owned(), file, contents };
+        if begins {
+            log.append(&[Line::Evaluation(evaluation.clone())])?;
+            // A new file is durable only once its folder is.
+            File::open(folder).and_then(|folder| folder.sync_all()).with_context(shown)?;
         }
         Ok(log)
     }
 
     /// The right answers of a subnet, if it was evaluated.
     pub fn get(&self, code: &str) -> Option<usize> {
-        self.right.get(code).copied()
+        self.contents.right.get(code).copied()
+    }
+
+    /// How far the evaluation of exactly these subnets came.
+    pub fn tally(&self, codes: &[String]) -> Tally {
+        let of_these = |(listed, tally): &&(Vec<String>, Tally)| {
+            listed == codes && tally.right.len() == codes.len()
+        };
+        let same = self.contents.partial.as_ref().filter(of_these);
+        same.map(|(_, tally)| tally.clone()).unwrap_or_default()
     }
 
     /// Writes down results, which are safe when this returns.
-    pub fn add(&mut self, results: Vec<(String, usize)>) -> Result<()> {
-        let entry = |(code, right): &(String, usize)| Entry { code: code.clone(), right: *right };
-        let entries: Vec<Entry> = results.iter().map(entry).collect();
-        self.append(&entries)?;
-        self.right.extend(results);
+    pub fn add(&mut self, codes: &[String], right: &[usize]) -> Result<()> {
+        let results = || codes.iter().cloned().zip(right.iter().copied());
+        let lines: Vec<Line> =
+            results().map(|(code, right)| Line::Result { code, right }).collect();
+        self.append(&lines)?;
+        self.contents.right.extend(results());
         Ok(())
     }
 
-    fn append(&mut self, lines: &[impl Serialize]) -> Result<()> {
+    /// Writes down how far some subnets are.
+    pub fn add_tally(&mut self, codes: &[String], tally: &Tally) -> Result<()> {
+        self.append(&[Line::Partial { codes: codes.to_vec(), tally: tally.clone() }])
+    }
+
+    fn append(&mut self, lines: &[Line]) -> Result<()> {
         let mut text = String::new();
         for line in lines {
             text += &serde_json::to_string(line)?;
@@ -116,42 +230,102 @@ impl Log {
 mod tests {
     use super::*;
 
+    fn evaluation(bn: &str) -> Evaluation {
+        Evaluation {
+            checkpoint: "abc".into(),
+            space: "ü".into(),
+            training: "t".into(),
+            validation: "v".into(),
+            images: 10,
+            bn: bn.into(),
+            recalibration_batches: None,
+            batch: 5,
+            instruction_set: "scalar".into(),
+        }
+    }
+
+    fn words(codes: &[&str]) -> Vec<String> {
+        codes.iter().map(|code| (*code).to_owned()).collect()
+    }
+
     #[test]
-    fn what_was_added_is_there_after_a_kill_in_the_middle_of_a_line() {
+    fn what_was_added_is_there_after_a_kill_at_any_byte() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("out.json.partial");
-        let mut log = Log::open(&path, "x").unwrap();
-        log.add(vec![("11".into(), 5), ("12".into(), 0)]).unwrap();
+        // In a folder that is not there yet.
+        let path = folder.path().join("new/out.json.partial");
+        let mut log = Log::open(&path, &evaluation("tracked")).unwrap();
+        let tally = Tally { batches: 1, right: vec![3] };
+        log.add_tally(&words(&["12"]), &tally).unwrap();
+        log.add(&words(&["11", "12"]), &[5, 0]).unwrap();
         drop(log);
-        let whole = std::fs::read_to_string(&path).unwrap();
-        assert_eq!(whole.lines().count(), 3, "{whole}");
-        // At whatever byte it was cut: complete lines count, and new ones follow on lines of their own.
+        let whole = std::fs::read(&path).unwrap();
+        let ends: Vec<usize> = (0..whole.len()).filter(|i| whole[*i] == b'\n').collect();
+        assert_eq!(ends.len(), 4);
         for cut in 0..=whole.len() {
             std::fs::write(&path, &whole[..cut]).unwrap();
-            let mut log = Log::open(&path, "x").unwrap();
-            let complete = whole[..cut].matches('\n').count();
-            assert_eq!(log.get("11"), (complete >= 2).then_some(5), "{cut}");
-            assert_eq!(log.get("12"), (complete >= 3).then_some(0), "{cut}");
-            log.add(vec![("13".into(), 7)]).unwrap();
-            let again = Log::open(&path, "x").unwrap();
-            assert_eq!((again.get("11"), again.get("13")), (log.get("11"), Some(7)), "{cut}");
+            let mut log = Log::open(&path, &evaluation("tracked")).unwrap();
+            let complete = ends.iter().filter(|end| **end < cut).count();
+            let expected = if complete >= 2 { tally.clone() } else { Tally::default() };
+            assert_eq!(log.tally(&words(&["12"])), expected, "{cut}");
+            assert_eq!(log.tally(&words(&["11"])), Tally::default(), "of other codes");
+            assert_eq!(log.get("11"), (complete >= 3).then_some(5), "{cut}");
+            assert_eq!(log.get("12"), (complete >= 4).then_some(0), "{cut}");
+            log.add(&words(&["13"]), &[7]).unwrap();
+            let kept = log.get("11");
+            drop(log);
+            let again = Log::open(&path, &evaluation("tracked")).unwrap();
+            assert_eq!((again.get("11"), again.get("13")), (kept, Some(7)), "{cut}");
         }
+    }
+
+    #[test]
+    fn only_one_process_writes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let first = Log::open(&path, &evaluation("tracked")).unwrap();
+        let error = Log::open(&path, &evaluation("tracked")).err().unwrap().to_string();
+        assert!(error.contains("another process"), "{error}");
+        drop(first);
+        Log::open(&path, &evaluation("tracked")).unwrap();
     }
 
     #[test]
     fn other_evaluations_and_other_files_are_refused_and_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("out.json.partial");
-        drop(Log::open(&path, "x").unwrap());
+        let error =
+            |evaluation: &Evaluation| Log::open(&path, evaluation).err().unwrap().to_string();
+        // Without results there is nothing to lose.
+        drop(Log::open(&path, &evaluation("tracked")).unwrap());
+        let mut log = Log::open(&path, &evaluation("frozen")).unwrap();
+        log.add(&words(&["11"]), &[5]).unwrap();
+        drop(log);
         let before = std::fs::read(&path).unwrap();
-        let error = Log::open(&path, "y").err().unwrap().to_string();
-        assert!(error.contains("another checkpoint") && error.contains("partial"), "{error}");
+        let said = error(&evaluation("tracked"));
+        assert!(
+            said.contains("partial") && said.contains("bn \"tracked\" instead of \"frozen\""),
+            "{said}"
+        );
         assert_eq!(std::fs::read(&path).unwrap(), before);
 
-        let text = "{\"evaluation\":\"x\"}\n{\"code\":\"11\",\"right\":-3}\n";
-        std::fs::write(&path, text).unwrap();
-        let error = Log::open(&path, "x").err().unwrap().to_string();
-        assert!(error.contains("line 2") && error.contains("-3"), "{error}");
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+        let header = String::from_utf8(before).unwrap().lines().next().unwrap().to_owned();
+        for (text, needles) in [
+            ("some notes".to_owned(), ["line 1", "begin"]),
+            ("some notes\n".to_owned(), ["line 1", "expected"]),
+            (
+                format!("{header}\n{{\"result\":{{\"code\":\"11\",\"right\":-3}}}}\n"),
+                ["line 2", "-3"],
+            ),
+            (format!("{header}\n{header}\n"), ["line 2", "second"]),
+            (
+                "{\"result\":{\"code\":\"11\",\"right\":3}}\n".to_owned(),
+                ["line 1", "no evaluation"],
+            ),
+        ] {
+            std::fs::write(&path, &text).unwrap();
+            let said = error(&evaluation("frozen"));
+            assert!(needles.iter().all(|needle| said.contains(needle)), "{said}");
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+        }
     }
 }
