@@ -15,7 +15,9 @@ use slimtau_ccfs::{Sampler, SamplerKind};
 use slimtau_distill::{GradientNorms, LabelledBatch, Learner, LearnerConfig, SubnetTask, Teacher};
 use slimtau_moco::{Moco, MocoConfig};
 use slimtau_space::SearchSpace;
-use slimtau_supernet::{BnMode, Layout, Plan, Session, Weights};
+use slimtau_supernet::{
+    BnMode, Layout, Plan, PrefixTree, Session, Statistics, TreeSession, Weights,
+};
 use slimtau_train::Sgd;
 use std::alloc::{GlobalAlloc, System};
 use std::sync::Arc;
@@ -232,6 +234,18 @@ fn check_all(f: &Fixture, modes: &[BnMode]) {
             session.infer(plan, params, buffers, images).unwrap();
         }
     });
+    let tree = PrefixTree::new(widest(f));
+    let (mut session, mut own) = (TreeSession::default(), tree.recalibration());
+    let mut list = || {
+        own.measure(&mut session, params, images).unwrap();
+        for statistics in [Statistics::Shared(buffers), Statistics::Recalibrated(&own)] {
+            tree.infer(&mut session, params, statistics, images, |_, _| ()).unwrap();
+        }
+    };
+    list();
+    list();
+    let ((), calls, bytes) = allocated(list);
+    assert_eq!((calls, bytes), (0, 0), "a list of subnets: allocations and their bytes");
 }
 
 /// One test for all: tests of a program run at the same time, and would count each other.
