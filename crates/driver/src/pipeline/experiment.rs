@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use slimtau_data::Data;
 use slimtau_ranking::Bootstrap;
 use slimtau_space::{Arch, CostModel};
-use slimtau_supernet::Weights;
+use slimtau_supernet::{BnMode, Weights};
 use slimtau_train::{Outcome, read_log};
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -86,7 +86,7 @@ pub fn run(base: &Run, full: bool) -> Result<Ended> {
             || Ok(()),
             |(), (_, run)| work(run).map(|_| ()).with_context(|| run.label.clone()),
         )?;
-        // After each wave, so that a session that is killed later counts, too.
+        // After each wave, so that a run that is killed later counts, too.
         add_seconds(base)?;
         if base.interrupted() {
             return Ok(stopped());
@@ -185,7 +185,7 @@ fn measured(
         versions: versions(),
         seconds: read_seconds(base)?.get("experiment").copied().unwrap_or(0.0),
         seeds: vec![
-            Seed { purpose: "architectures, bootstrap".into(), seed: config.seed },
+            Seed { purpose: "choice of architectures".into(), seed: config.seed },
             Seed { purpose: "first stand-alone replicate".into(), seed: config.seed + 1000 },
         ],
         supernet_seeds: (0..experiment.seeds).map(|k| config.seed + 100 * k).collect(),
@@ -199,7 +199,15 @@ fn measured(
 
 /// What a reader should know besides.
 fn notes(base: &Run, experiment: &Experiment, methods: &[&Method], runs: &[Run]) -> Vec<String> {
-    let mut notes = Vec::new();
+    let config = &base.config;
+    let mut notes = vec![format!(
+        "What a row does not say is as in the configuration: {} contrastive stage, then the sampler {}; BN statistics \
+         {} in training, {} in evaluation.",
+        if config.moco.is_some() { "a" } else { "no" },
+        config.ccfs.sampler,
+        BnMode::from(config.ccfs.bn),
+        BnMode::from(config.inherit.bn.unwrap_or(config.ccfs.bn))
+    )];
     let all = base.data.validation.len();
     if experiment.points > 1 && (1..all).contains(&experiment.point_images) {
         notes.push(format!(
@@ -214,7 +222,7 @@ fn notes(base: &Run, experiment: &Experiment, methods: &[&Method], runs: &[Run])
         by_supernet.entry(run.stage_folder("ccfs")).or_default().push(&method.name);
     }
     for names in by_supernet.into_values().filter(|names| names.len() > 1) {
-        notes.push(format!("{} are the same supernets.", names.join(" and ")));
+        notes.push(format!("{} are the same supernets.", names.join(", ")));
     }
     notes
 }

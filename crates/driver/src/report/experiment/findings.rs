@@ -20,7 +20,7 @@ pub(super) fn findings(experiment: &Experiment, results: &Results) -> Vec<String
     sentences.extend(compared::paper_order(experiment, results));
     sentences.extend(compared::planned(results));
     sentences.extend(within_depth(results));
-    sentences.extend(cautions(results));
+    sentences.extend(cautions(experiment, results));
     sentences
 }
 
@@ -86,7 +86,7 @@ fn truth(results: &Results) -> Vec<String> {
     sentences.push(match (between.mean_tau, rest.mean_tau) {
         (Some(tau), Some(rest_tau)) => format!(
             "The noise ceiling: one training ranks like another with a tau of {}, and like the mean of the \
-             others with {}.",
+             others with {} (both lists are noisy there; what is judged against the mean of all may exceed it).",
             with_interval(tau, between.interval, level),
             with_interval(rest_tau, rest.interval, level)
         ),
@@ -178,8 +178,36 @@ fn within_depth(results: &Results) -> Vec<String> {
     sentences
 }
 
-fn cautions(results: &Results) -> Vec<String> {
-    let mut cautions = Vec::new();
+/// Supernets that give most architectures one accuracy, and whose tau comes from the few others.
+fn collapsed(experiment: &Experiment, results: &Results) -> Vec<String> {
+    let mut sentences = Vec::new();
+    for (row, score) in experiment.rows.iter().zip(&results.rows) {
+        for seed in &row.seeds {
+            let mut sorted = seed.inherited.clone();
+            sorted.sort_by(f64::total_cmp);
+            let runs = sorted.chunk_by(|a, b| a == b);
+            let Some(longest) = runs.max_by_key(|run| run.len()) else { continue };
+            let (n, of) = (longest.len(), sorted.len());
+            if 2 * n <= of {
+                continue;
+            }
+            let tau = score.seeds.iter().find(|s| s.seed == Some(seed.seed)).and_then(|s| s.tau);
+            let tau = tau.map_or_else(
+                || "it has no tau, and neither has the mean".to_owned(),
+                |tau| format!("its tau, {tau:.3}, comes from the others, and is in the mean"),
+            );
+            sentences.push(format!(
+                "A supernet of {} (seed {}) has collapsed: {n} of its {of} subnets have the same accuracy, \
+                 {:.2} %; {tau}.",
+                row.name, seed.seed, longest[0]
+            ));
+        }
+    }
+    sentences
+}
+
+fn cautions(experiment: &Experiment, results: &Results) -> Vec<String> {
+    let mut cautions = collapsed(experiment, results);
     let planned = results.n_planned_seeds;
     let unfinished: Vec<String> = results
         .rows

@@ -257,7 +257,8 @@ pub(super) fn method_of_intervals(experiment: &Experiment, results: &Results) ->
     sentences.push(
         "A difference counts as shown where its interval excludes 0 and its p-value after Holm's correction \
          is at most 1 - level; the planned comparisons, those with the best untrained quantity, and the \
-         paper's pairs are one family each. Which untrained quantity is best is decided on the same data, \
+         paper's pairs are one family each, each held at that by itself. All accuracies are of the same validation \
+         images, which are not resampled. Which untrained quantity is best is decided on the same data, \
          which favours it."
             .to_owned(),
     );

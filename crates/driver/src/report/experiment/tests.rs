@@ -264,6 +264,26 @@ fn constant_unfinished_and_single_rows_are_said_to_be_so() {
 }
 
 #[test]
+fn a_collapsed_supernet_is_named() {
+    let mut broken = experiment(vec![
+        row("sound", Group::Table1, None, 1.0, &ALL),
+        row("broken", Group::Table1, None, 1.0, &ALL),
+    ]);
+    broken.rows[1].seeds[1].inherited = (0..N).map(|i| if i < 2 { 1.9 } else { 1.82 }).collect();
+    let seed = broken.rows[1].seeds[1].seed;
+    let (_, text) = analysed(&broken);
+    let said = format!("A supernet of broken (seed {seed}) has collapsed: 46 of its 48 subnets");
+    check(&text, &[&said, "1.82 %; its tau, "], &["of sound (seed"]);
+    broken.rows[1].seeds[1].inherited = vec![1.82; N];
+    let (_, text) = analysed(&broken);
+    check(&text, &["48 of its 48 subnets", "it has no tau"], &[]);
+    // Half of them alike is a coarse measurement.
+    broken.rows[1].seeds[1].inherited = (0..N).map(|i| (i as f64).max(23.0)).collect();
+    let (_, text) = analysed(&broken);
+    check(&text, &[], &["collapsed"]);
+}
+
+#[test]
 fn the_papers_order_is_said_to_hold_or_not() {
     let table = |noises: [f64; 4]| {
         let names = [("FairNAS", 0.819), ("OFA", 0.823), ("CCFS-M", 0.841), ("CCFS-F", 0.858)];
