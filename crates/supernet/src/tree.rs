@@ -27,8 +27,6 @@ struct Node {
     depth: usize,
     /// A plan that it is of.
     plan: usize,
-    /// Where its own running statistics begin: mean and variance of each convolution in the order of execution.
-    statistics: usize,
     /// The plans that end here.
     ends: Vec<usize>,
 }
@@ -58,7 +56,7 @@ pub enum Statistics<'a> {
 /// batches of each batch's statistics (variance unbiased).
 pub struct Recalibration<'t> {
     tree: &'t PrefixTree,
-    /// Mean and variance of each convolution of each node.
+    /// Mean and variance of each convolution of each node, in the order of execution.
     own: Vec<f32>,
     batches: u32,
 }
@@ -112,7 +110,7 @@ impl PrefixTree {
             assert_eq!(border(plan), border(&plans[0]), "plans of different layouts");
             let common = before.map_or(0, |before| common_nodes(before, plan));
             for depth in common..=plan.blocks.len() {
-                nodes.push(Node { depth, plan: i, statistics, ends: Vec::new() });
+                nodes.push(Node { depth, plan: i, ends: Vec::new() });
                 statistics += convs(plan, depth).map(|c| 2 * c.out_channels).sum::<usize>();
             }
             // The last of the nodes is where this plan ends, pushed now or, for a network that was there, before.
@@ -198,9 +196,9 @@ impl PrefixTree {
     }
 
     /// Computes every node, depth first, and calls `end` with those where plans end and their output.
-    fn walk<L: ConvNorm + NodeLayers>(
+    fn walk(
         &self,
-        layers: &mut L,
+        layers: &mut impl ConvNorm,
         path: &mut Vec<Buffer>,
         inner: &mut Inner,
         batch: usize,
@@ -209,7 +207,6 @@ impl PrefixTree {
     ) {
         for node in &self.nodes {
             let (plan, depth) = (&self.plans[node.plan], node.depth);
-            layers.enter(node.statistics);
             if path.len() <= depth {
                 path.resize_with(depth + 1, Buffer::default);
             }
@@ -258,26 +255,12 @@ fn convs(plan: &Plan, depth: usize) -> impl Iterator<Item = &PlannedConv> {
     stem.into_iter().chain(of_block)
 }
 
-/// Layers that are told where a node's own statistics begin.
-trait NodeLayers {
-    fn enter(&mut self, statistics: usize);
-}
-
-impl NodeLayers for Shared<'_> {
-    fn enter(&mut self, _statistics: usize) {}
-}
-
 /// Convolutions with the node's own statistics.
 struct Own<'a> {
     folded: Folded<'a>,
     own: &'a [f32],
+    /// Those of the next convolution: they lie in the order in which a tree executes.
     at: usize,
-}
-
-impl NodeLayers for Own<'_> {
-    fn enter(&mut self, statistics: usize) {
-        self.at = statistics;
-    }
 }
 
 impl ConvNorm for Own<'_> {
@@ -308,16 +291,11 @@ struct Measured<'a> {
     params: &'a [f32],
     batch: usize,
     own: &'a mut [f32],
+    /// As in [`Own`].
     at: usize,
     momentum: f32,
     measuring: &'a mut Measuring,
     scratch: &'a mut Scratch,
-}
-
-impl NodeLayers for Measured<'_> {
-    fn enter(&mut self, statistics: usize) {
-        self.at = statistics;
-    }
 }
 
 impl ConvNorm for Measured<'_> {
