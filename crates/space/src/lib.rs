@@ -23,6 +23,7 @@ mod count;
 mod draw;
 mod error;
 mod file;
+mod mix;
 mod network;
 mod spec;
 mod validate;
