@@ -25,7 +25,8 @@ pub fn command() -> Vec<String> {
     words
 }
 
-fn cpu_model() -> String {
+/// The processor's name.
+pub fn cpu_model() -> String {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = text.lines().find_map(|l| l.strip_prefix("model name"));
     let model = model.and_then(|m| m.split_once(':')).map(|(_, m)| m.trim().to_owned());

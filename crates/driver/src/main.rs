@@ -52,6 +52,11 @@ enum Command {
     /// Inherited accuracies, and how well they rank
     #[command(subcommand)]
     Rank(commands::rank::Rank),
+    /// Find the subnets that are best at their cost: a Pareto front, as table and plot
+    ///
+    /// Evolutionary, under limits on parameters, MACs or measured time. Half of the validation images are searched on;
+    /// the front is then evaluated on the others, too. May be stopped at any time: the same command goes on.
+    Search(commands::search::Search),
     /// Make an experiment's report again from its data
     Report(commands::report::Report),
     /// Measure the speed of one kind of step
@@ -125,6 +130,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Ended> {
             Command::Space(command) => commands::space::run(&command)?,
             Command::Forward(args) => commands::forward::run(&args)?,
             Command::Rank(command) => commands::rank::run(&command)?,
+            Command::Search(args) => commands::search::run(&args)?,
             Command::Report(args) => commands::report::run(&args)?,
             Command::Bench(args) => bench::run(&args)?,
         }

@@ -6,7 +6,7 @@
 //! [`paired_bootstrap`] whether one method ranks better than another, [`JointBootstrap`] both for
 //! many methods on the same resamples, [`kendall_tau_within`] what is left of a ranking among
 //! architectures of one kind, and [`noise_ceiling`] and [`reliability`] how well the truth ranks
-//! itself when it is trained again. [`pareto_ranks`] and [`pareto_order`] are for choosing by accuracy and cost.
+//! itself when it is trained again.
 //!
 //! ```
 //! use slimtau_ranking::{Bootstrap, bootstrap, correlations};
@@ -29,7 +29,6 @@ mod inversions;
 mod joint;
 mod matching;
 mod paired;
-mod pareto;
 mod read;
 mod reliability;
 mod scores;
@@ -46,7 +45,6 @@ pub use correlation::{Correlations, StatisticsError, correlations, kendall_tau};
 pub use joint::{JointBootstrap, Statistic};
 pub use matching::{Matched, Pair, match_scores};
 pub use paired::{PairedDifference, holm, paired_bootstrap};
-pub use pareto::{pareto_order, pareto_ranks};
 pub use reliability::{
     Agreement, Reliability, agreement_between_replicates, agreement_with_the_rest,
     mean_of_replicates, quantile, reliability,

@@ -23,7 +23,6 @@ mod count;
 mod draw;
 mod error;
 mod file;
-mod mix;
 mod network;
 mod spec;
 mod validate;

@@ -191,3 +191,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_canonical_form_is_the_same_network_with_the_smallest_digits() {
+    let space = SearchSpace::preset("cvpr2022").unwrap();
+    // The first stage's base is 64: 64 64 56 56 48 48 48.
+    for seed in 0..200 {
+        let arch = any_arch(&space, seed);
+        let canonical = space.canonical(&arch);
+        assert_eq!(space.resolve(&arch).unwrap(), space.resolve(&canonical).unwrap());
+        assert_eq!(space.canonical(&canonical), canonical);
+        assert!(canonical <= arch);
+        let codes = arch.stages[0].iter().zip(&canonical.stages[0]);
+        for (before, after) in codes {
+            assert_eq!(after.mid, [1, 1, 3, 3, 5, 5, 5][usize::from(before.mid) - 1]);
+        }
+    }
+}

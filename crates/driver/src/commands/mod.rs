@@ -1,8 +1,11 @@
 //! The commands around the pipeline: search spaces, single forward passes, ranking, reports.
 
 pub mod forward;
+mod inherited;
+mod log;
 pub mod rank;
 pub mod report;
+pub mod search;
 pub mod space;
 
 use anyhow::Context;

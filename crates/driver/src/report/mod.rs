@@ -9,6 +9,7 @@ mod findings;
 mod format;
 mod html;
 mod plots;
+pub mod search;
 #[cfg(test)]
 mod tests;
 

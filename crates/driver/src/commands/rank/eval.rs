@@ -1,49 +1,29 @@
 //! `slimtau rank eval` and `rank merge`: inherited accuracies of long lists.
 
-use super::log::{Contents, Evaluation, Log};
 use crate::SpaceArg;
+use crate::commands::inherited::Inherited;
+use crate::commands::log::{Contents, Evaluation, Log};
 use crate::commands::{Listed, read_tied_codes};
-use crate::pipeline::{CHUNK, Evaluator, Shard, Tally, open_data, percent};
+use crate::pipeline::{Shard, percent};
 use crate::progress::Bar;
 use anyhow::{Result, bail, ensure};
-use slimtau_kernels::conv::Isa;
 use slimtau_ranking::{Score, write_competition_json};
 use slimtau_space::{Arch, SearchSpace};
-use slimtau_supernet::{BnMode, Layout, Weights};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
-
-/// What a kill may lose, besides the batch in progress and the measurement of BN statistics.
-const LOG_EVERY: Duration = Duration::from_secs(20);
 
 /// What to evaluate, and how.
 #[derive(clap::Args)]
 pub struct Eval {
     #[command(flatten)]
-    space: SpaceArg,
-    /// Weights of the supernet (safetensors)
-    #[arg(long, value_name = "FILE")]
-    checkpoint: PathBuf,
+    supernet: Inherited,
     /// Codes separated by commas or white space; `-` = standard input
     #[arg(long, value_name = "FILE")]
     codes: PathBuf,
-    /// `embedded`, `auto`, or a folder
-    #[arg(long, default_value = "embedded", value_name = "SOURCE")]
-    data: String,
     /// Where the JSON goes. Until all is done, results are in FILE.partial
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
-    /// tracked, frozen (both: the checkpoint's statistics) or recalibrated per subnet
-    #[arg(long, default_value_t = BnMode::Tracked)]
-    bn: BnMode,
-    /// Training batches that statistics are measured on
-    #[arg(long, default_value_t = 8)]
-    recalibration_batches: usize,
-    /// Images per batch; memory grows with it: the maps of one batch in every block of a subnet
-    #[arg(long, default_value_t = 250)]
-    batch: usize,
     /// Only the I-th of N parts of the list, as I/N. FILE then is what `rank merge` joins
     #[arg(long, value_name = "I/N")]
     shard: Option<Shard>,
@@ -67,17 +47,13 @@ pub struct Merge {
 
 /// Evaluates a list.
 pub fn run(args: &Eval) -> Result<()> {
-    ensure!(args.batch >= 1, "--batch 0: at least one image");
-    ensure!(args.recalibration_batches >= 1, "--recalibration-batches 0: at least one");
-    let space = args.space.load()?;
-    let layout = Layout::supernet(&space)?;
+    let space = args.supernet.space.load()?;
     // All codes are checked before the first long computation.
     let listed = read_tied_codes(&args.codes, &space)?;
     let archs: Vec<Arch> = listed.iter().map(|listed| listed.arch.clone()).collect();
-    let weights = Weights::load(&layout, &args.checkpoint)?;
-    let data = open_data(&args.data, &space)?;
-    let (bn, batches) = (args.bn, args.recalibration_batches);
-    let mut evaluator = Evaluator::new(&space, layout, &data, bn, args.batch, batches)?;
+    let supernet = args.supernet.open(space)?;
+    let space = &supernet.space;
+    let mut evaluator = supernet.evaluator(&supernet.data)?;
 
     // A shard is a run of the order in which neighbours share the most.
     let order = evaluator.order(&archs)?;
@@ -89,51 +65,25 @@ pub fn run(args: &Eval) -> Result<()> {
             own
         }
     };
-    let evaluation = Evaluation {
-        checkpoint: hash(weights.params.iter().chain(&weights.buffers)),
-        space: format!("{}, {}", space.name, blake3::hash(space.to_toml().as_bytes()).to_hex()),
-        training: data.train.describe(),
-        validation: data.validation.describe(),
-        images: evaluator.images(),
-        bn: bn.to_string(),
-        recalibration_batches: (bn == BnMode::Recalibrated).then_some(batches),
-        batch: args.batch,
-        instruction_set: Isa::best().name().to_owned(),
-    };
     let path = match args.shard {
         None => with_ending(&args.output, ".partial"),
         Some(_) => args.output.clone(),
     };
-    let mut log = Log::open(&path, &evaluation)?;
-    let short = |place: usize| space.encode(&archs[place]);
-    let missing: Vec<usize> =
-        own.iter().copied().filter(|place| log.get(&short(*place)).is_none()).collect();
+    let mut log = Log::open(&path, &supernet.evaluation(&supernet.data))?;
+    let own: Vec<&Arch> = own.iter().map(|place| &archs[*place]).collect();
     let bar = Bar::new("rank eval", own.len() as u64);
-    if missing.len() < own.len() {
-        bar.skip((own.len() - missing.len()) as u64);
+    let known = own.iter().filter(|arch| log.get(&space.encode(arch)).is_some()).count();
+    if known > 0 {
+        bar.skip(known as u64);
     }
-    for chunk in missing.chunks(CHUNK) {
-        let subnets: Vec<&Arch> = chunk.iter().map(|place| &archs[*place]).collect();
-        let codes: Vec<String> = chunk.iter().map(|place| short(*place)).collect();
-        let tally = log.tally(&codes);
-        let mut written = Instant::now();
-        let mut keep = |tally: &Tally| -> Result<bool> {
-            if written.elapsed() >= LOG_EVERY && tally.batches > 0 {
-                log.add_tally(&codes, tally)?;
-                written = Instant::now();
-            }
-            Ok(true)
-        };
-        let right = evaluator.count_right(&weights, &subnets, tally, &bar, &mut keep)?;
-        log.add(&codes, &right.expect("it is never told to stop"))?;
-    }
+    supernet.evaluate_missing(&mut evaluator, own.iter().copied(), &mut log, &bar)?;
     bar.finish();
     if let Some(shard) = args.shard {
         let (n, output) = (own.len(), args.output.display());
         eprintln!("part {shard}, {n} codes, is in {output}; `slimtau rank merge` joins the parts");
         return Ok(());
     }
-    let scores = scores(&space, &listed, evaluator.images(), |code| log.get(code));
+    let scores = scores(space, &listed, evaluator.images(), |code| log.get(code));
     write_competition_json(&args.output, &scores.expect("every code was evaluated"))?;
     log.remove();
     eprintln!("{} accuracies in {}", listed.len(), args.output.display());
@@ -206,15 +156,6 @@ fn scores(
         Ok(Score { code: code.clone(), accuracy: percent(right, images) })
     };
     listed.iter().map(score).collect()
-}
-
-/// A hash of numbers.
-fn hash<'a>(values: impl Iterator<Item = &'a f32>) -> String {
-    let mut hasher = blake3::Hasher::new();
-    values.for_each(|value| {
-        hasher.update(&value.to_le_bytes());
-    });
-    hasher.finalize().to_hex().to_string()
 }
 
 /// A path with more at its end.

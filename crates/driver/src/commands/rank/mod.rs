@@ -1,7 +1,6 @@
 //! `slimtau rank score|eval|merge`.
 
 mod eval;
-mod log;
 
 use anyhow::Result;
 use clap::Subcommand;

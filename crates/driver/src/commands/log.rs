@@ -27,6 +27,9 @@ pub struct Evaluation {
     pub batch: usize,
     /// Another one rounds differently, which may cost an image.
     pub instruction_set: String,
+    /// How inference times are measured, where they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency: Option<String>,
 }
 
 impl Evaluation {
@@ -50,6 +53,11 @@ enum Line {
         code: String,
         right: usize,
     },
+    /// A short code's inference time.
+    Latency {
+        code: String,
+        microseconds: u64,
+    },
     /// Some codes on the first batches.
     Partial {
         codes: Vec<String>,
@@ -65,12 +73,22 @@ pub struct Contents {
     pub evaluation: Evaluation,
     /// By short code.
     pub right: BTreeMap<String, usize>,
+    microseconds: BTreeMap<String, u64>,
     partial: Option<(Vec<String>, Tally)>,
     /// Bytes of complete lines.
     len: usize,
 }
 
 impl Contents {
+    fn new(evaluation: Evaluation) -> Self {
+        let (right, microseconds) = (BTreeMap::new(), BTreeMap::new());
+        Self { evaluation, right, microseconds, partial: None, len: 0 }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.right.is_empty() && self.microseconds.is_empty() && self.partial.is_none()
+    }
+
     /// Reads a log that nobody writes to.
     ///
     /// # Errors
@@ -99,11 +117,13 @@ impl Contents {
             };
             match (line, &mut found) {
                 (Line::Evaluation(evaluation), found @ None) => {
-                    let (right, len) = (BTreeMap::new(), complete.len());
-                    *found = Some(Self { evaluation, right, partial: None, len });
+                    *found = Some(Self { len: complete.len(), ..Self::new(evaluation) });
                 }
                 (Line::Result { code, right }, Some(found)) => {
                     found.right.insert(code, right);
+                }
+                (Line::Latency { code, microseconds }, Some(found)) => {
+                    found.microseconds.insert(code, microseconds);
                 }
                 (Line::Partial { codes, tally }, Some(found)) => {
                     found.partial = Some((codes, tally));
@@ -150,10 +170,9 @@ impl Log {
         // Half a line may end within a character.
         let text = String::from_utf8_lossy(&bytes);
         let found = Contents::parse(path, &text)?;
-        let nothing = |found: &Contents| found.right.is_empty() && found.partial.is_none();
         let contents = match found {
             Some(found) if found.evaluation == *evaluation => found,
-            Some(found) if !nothing(&found) => {
+            Some(found) if !found.is_empty() => {
                 let what = found.evaluation.difference(evaluation).unwrap_or_default();
                 bail!(
                     "{}: is of another evaluation: {what}; delete it, or write to another --output",
@@ -161,12 +180,7 @@ impl Log {
                 );
             }
             // Nothing is lost.
-            _ => Contents {
-                evaluation: evaluation.clone(),
-                right: BTreeMap::new(),
-                partial: None,
-                len: 0,
-            },
+            _ => Contents::new(evaluation.clone()),
         };
         file.set_len(contents.len as u64).with_context(shown)?;
         file.seek(SeekFrom::End(0)).with_context(shown)?;
@@ -183,6 +197,18 @@ impl Log {
     /// The right answers of a subnet, if it was evaluated.
     pub fn get(&self, code: &str) -> Option<usize> {
         self.contents.right.get(code).copied()
+    }
+
+    /// The inference time of a subnet, if it was measured.
+    pub fn latency(&self, code: &str) -> Option<u64> {
+        self.contents.microseconds.get(code).copied()
+    }
+
+    /// Writes down an inference time.
+    pub fn add_latency(&mut self, code: &str, microseconds: u64) -> Result<()> {
+        self.append(&[Line::Latency { code: code.to_owned(), microseconds }])?;
+        self.contents.microseconds.insert(code.to_owned(), microseconds);
+        Ok(())
     }
 
     /// How far the evaluation of exactly these subnets came.
@@ -241,6 +267,7 @@ mod tests {
             recalibration_batches: None,
             batch: 5,
             instruction_set: "scalar".into(),
+            latency: None,
         }
     }
 
@@ -257,10 +284,11 @@ mod tests {
         let tally = Tally { batches: 1, right: vec![3] };
         log.add_tally(&words(&["12"]), &tally).unwrap();
         log.add(&words(&["11", "12"]), &[5, 0]).unwrap();
+        log.add_latency("12", 40).unwrap();
         drop(log);
         let whole = std::fs::read(&path).unwrap();
         let ends: Vec<usize> = (0..whole.len()).filter(|i| whole[*i] == b'\n').collect();
-        assert_eq!(ends.len(), 4);
+        assert_eq!(ends.len(), 5);
         for cut in 0..=whole.len() {
             std::fs::write(&path, &whole[..cut]).unwrap();
             let mut log = Log::open(&path, &evaluation("tracked")).unwrap();
@@ -270,6 +298,7 @@ mod tests {
             assert_eq!(log.tally(&words(&["11"])), Tally::default(), "of other codes");
             assert_eq!(log.get("11"), (complete >= 3).then_some(5), "{cut}");
             assert_eq!(log.get("12"), (complete >= 4).then_some(0), "{cut}");
+            assert_eq!(log.latency("12"), (complete >= 5).then_some(40), "{cut}");
             log.add(&words(&["13"]), &[7]).unwrap();
             let kept = log.get("11");
             drop(log);

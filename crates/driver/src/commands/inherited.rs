@@ -1,0 +1,128 @@
+//! What every command needs that evaluates subnets of a supernet: weights, images, treatment of BN statistics.
+
+use super::log::{Evaluation, Log};
+use crate::SpaceArg;
+use crate::pipeline::{CHUNK, Evaluator, Tally, open_data};
+use crate::progress::Bar;
+use anyhow::{Result, ensure};
+use slimtau_data::Data;
+use slimtau_kernels::conv::Isa;
+use slimtau_space::{Arch, SearchSpace};
+use slimtau_supernet::{BnMode, Layout, Weights};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What a kill may lose, besides the batch in progress and the measurement of BN statistics.
+const LOG_EVERY: Duration = Duration::from_secs(20);
+
+/// A supernet, and how accuracies are inherited from it.
+#[derive(clap::Args)]
+pub struct Inherited {
+    #[command(flatten)]
+    pub space: SpaceArg,
+    /// Weights of the supernet (safetensors)
+    #[arg(long, value_name = "FILE")]
+    checkpoint: PathBuf,
+    /// `embedded`, `auto`, or a folder
+    #[arg(long, default_value = "embedded", value_name = "SOURCE")]
+    data: String,
+    /// tracked, frozen (both: the checkpoint's statistics) or recalibrated per subnet
+    #[arg(long, default_value_t = BnMode::Tracked)]
+    bn: BnMode,
+    /// Training batches that statistics are measured on
+    #[arg(long, default_value_t = 8)]
+    recalibration_batches: usize,
+    /// Images per batch; memory grows with it: the maps of one batch in every block of a subnet
+    #[arg(long, default_value_t = 250)]
+    batch: usize,
+}
+
+/// The weights and images that [`Inherited`] names.
+pub struct Supernet<'a> {
+    args: &'a Inherited,
+    pub space: SearchSpace,
+    pub layout: Arc<Layout>,
+    pub weights: Weights,
+    pub data: Data,
+}
+
+impl Inherited {
+    /// Reads weights and finds the images of a space.
+    pub fn open(&self, space: SearchSpace) -> Result<Supernet<'_>> {
+        ensure!(self.batch >= 1, "--batch 0: at least one image");
+        ensure!(self.recalibration_batches >= 1, "--recalibration-batches 0: at least one");
+        let layout = Layout::supernet(&space)?;
+        let weights = Weights::load(&layout, &self.checkpoint)?;
+        let data = open_data(&self.data, &space)?;
+        Ok(Supernet { args: self, space, layout, weights, data })
+    }
+}
+
+impl Supernet<'_> {
+    /// Evaluates on the validation images of `data`, a part of the supernet's own.
+    pub fn evaluator(&self, data: &Data) -> Result<Evaluator> {
+        let Inherited { bn, batch, recalibration_batches, .. } = *self.args;
+        let layout = Arc::clone(&self.layout);
+        Evaluator::new(&self.space, layout, data, bn, batch, recalibration_batches)
+    }
+
+    /// What decides the accuracies on `data`.
+    pub fn evaluation(&self, data: &Data) -> Evaluation {
+        let Inherited { bn, batch, recalibration_batches, .. } = *self.args;
+        let Self { space, weights, .. } = self;
+        let hash = blake3::hash(space.to_toml().as_bytes()).to_hex();
+        Evaluation {
+            checkpoint: hash_of(weights.params.iter().chain(&weights.buffers)),
+            space: format!("{}, {hash}", space.name),
+            training: data.train.describe(),
+            validation: data.validation.describe(),
+            images: data.validation.len(),
+            bn: bn.to_string(),
+            recalibration_batches: (bn == BnMode::Recalibrated).then_some(recalibration_batches),
+            batch,
+            instruction_set: Isa::best().name().to_owned(),
+            latency: None,
+        }
+    }
+
+    /// Evaluates the subnets that a log lacks, and writes their right answers there as they come. They go through prefix
+    /// trees in the order given, which should be [`Evaluator::order`]'s.
+    pub fn evaluate_missing<'a>(
+        &self,
+        evaluator: &mut Evaluator,
+        archs: impl IntoIterator<Item = &'a Arch>,
+        log: &mut Log,
+        bar: &Bar,
+    ) -> Result<()> {
+        let missing: Vec<(String, &Arch)> = archs
+            .into_iter()
+            .map(|arch| (self.space.encode(arch), arch))
+            .filter(|(code, _)| log.get(code).is_none())
+            .collect();
+        for chunk in missing.chunks(CHUNK) {
+            let (codes, subnets): (Vec<String>, Vec<&Arch>) = chunk.iter().cloned().unzip();
+            let tally = log.tally(&codes);
+            let mut written = Instant::now();
+            let mut keep = |tally: &Tally| -> Result<bool> {
+                if written.elapsed() >= LOG_EVERY && tally.batches > 0 {
+                    log.add_tally(&codes, tally)?;
+                    written = Instant::now();
+                }
+                Ok(true)
+            };
+            let right = evaluator.count_right(&self.weights, &subnets, tally, bar, &mut keep)?;
+            log.add(&codes, &right.expect("it is never told to stop"))?;
+        }
+        Ok(())
+    }
+}
+
+/// A hash of numbers.
+fn hash_of<'a>(values: impl Iterator<Item = &'a f32>) -> String {
+    let mut hasher = blake3::Hasher::new();
+    values.for_each(|value| {
+        hasher.update(&value.to_le_bytes());
+    });
+    hasher.finalize().to_hex().to_string()
+}
