@@ -3,14 +3,14 @@
 
 mod program;
 
-use program::{NARROW_CODES, command, narrow_space, put, run, word};
+use program::{Case, NARROW_CODES, assert_refused, command, narrow_space, put, run, word};
 use serde_json::Value;
 use slimtau_base::{TensorFile, fill_normal, stream};
 use slimtau_space::SearchSpace;
 use slimtau_supernet::{Layout, Plan, Session, Weights};
 use std::collections::BTreeSet;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 /// The competition's largest network, in the short form.
@@ -33,6 +33,7 @@ fn help_of_every_command_works() {
         "ccfs",
         "inherit",
         "standalone",
+        "search",
         "space",
         "space count",
         "space stats",
@@ -413,4 +414,39 @@ fn a_reader_that_has_seen_enough_is_no_failure() {
     let finished: program::Finished = child.wait_with_output().unwrap().into();
     assert_eq!(finished.code, Some(0), "{}", finished.stderr);
     assert_eq!(finished.stderr, "");
+}
+
+#[test]
+fn one_architecture_alone_is_trained_as_the_list_trains_it() {
+    let case = Case::new();
+    case.run("run").expect_success();
+    let (config, out) = (case.at("config.toml"), case.at("one"));
+    let standalone = |code: &str| {
+        let mut words = vec!["standalone", "--config", word(&config), "--out", word(&out)];
+        words.extend(["--arch", code]);
+        run(&words)
+    };
+    let [code, ..] = NARROW_CODES;
+    let said = standalone(code).expect_success();
+    assert!(said.starts_with(&format!("{code}: ")), "{said}");
+    let results = |path: PathBuf| -> Vec<(u64, f64)> {
+        let text = std::fs::read_to_string(path).unwrap();
+        let list: Vec<Value> = serde_json::from_str(&text).unwrap();
+        let of_code = list.iter().filter(|r| r["code"] == code);
+        of_code
+            .map(|r| (r["replicate"].as_u64().unwrap(), r["accuracy"].as_f64().unwrap()))
+            .collect()
+    };
+    let own = out.join(format!("standalone/arch-{code}.json"));
+    let of_list = results(case.at("run/standalone/results.json"));
+    assert_eq!(of_list.len(), 2);
+    assert_eq!(results(own.clone()), of_list);
+    // Nothing is trained again.
+    let before = std::fs::metadata(&own).unwrap().modified().unwrap();
+    assert_eq!(standalone(code).expect_success(), said);
+    assert_eq!(std::fs::metadata(&own).unwrap().modified().unwrap(), before);
+    // A broken tie is no harm to a network by itself; a wrong digit is.
+    let untied = "22111111112";
+    standalone(untied).expect_success();
+    assert_refused(&standalone("29111111111"), &["--arch 29111111111"]);
 }

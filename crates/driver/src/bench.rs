@@ -18,8 +18,6 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Subnets per step2 and per eval step.
-const KEEP: usize = 4;
 /// Keys in step1's queue, as in the PyTorch yardstick.
 const QUEUE: usize = 4096;
 
@@ -28,11 +26,11 @@ const QUEUE: usize = 4096;
 enum Work {
     /// MoCo on the largest network
     Step1,
-    /// Teacher once, 4 uniform subnets, one update
+    /// Teacher once, 4 subnets, one update
     Step2,
     /// The largest network with labels
     Standalone,
-    /// 4 uniform subnets in eval mode, one at a time
+    /// 4 subnets in eval mode, one at a time
     Eval,
 }
 
@@ -50,6 +48,15 @@ pub struct Bench {
     /// Measured steps, after one that is not
     #[arg(long, default_value_t = 5)]
     steps: usize,
+    /// step2's and eval's sampler, such as ccfs-f
+    #[arg(long, default_value_t = SamplerKind::Uniform)]
+    sampler: SamplerKind,
+    /// Subnets per step2 and eval step
+    #[arg(long, default_value_t = 4, value_name = "K")]
+    keep: usize,
+    /// Draws that a ranking sampler chooses from
+    #[arg(long, default_value_t = 400, value_name = "P")]
+    candidates: usize,
     /// Seed of weights, pixels and subnets
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -72,8 +79,11 @@ struct Done {
 pub fn run(args: &Bench) -> Result<()> {
     anyhow::ensure!(args.batch >= 2, "--batch {}: batch statistics need two images", args.batch);
     anyhow::ensure!(args.steps >= 1, "--steps 0: nothing to measure");
+    let (keep, candidates) = (args.keep, args.candidates);
+    anyhow::ensure!(keep >= 1, "--keep 0: at least one subnet");
+    anyhow::ensure!(candidates >= keep, "--candidates {candidates}: fewer than --keep {keep}");
     let space = args.space.load()?;
-    let mut step = prepare(args.what, &space, args.batch, args.seed)?;
+    let mut step = prepare(args, &space)?;
     step(0)?; // memory grows here
     let breakdown = args.breakdown.map(Breakdown::start).transpose()?;
     let (mut times, mut flops, mut subnets) = (Vec::new(), 0.0, 0);
@@ -118,7 +128,8 @@ pub fn run(args: &Bench) -> Result<()> {
 
 type Step = Box<dyn FnMut(u64) -> Result<Done> + Send>;
 
-fn prepare(what: Work, space: &SearchSpace, batch: usize, seed: u64) -> Result<Step> {
+fn prepare(args: &Bench, space: &SearchSpace) -> Result<Step> {
+    let Bench { what, batch, seed, sampler, keep, candidates, .. } = *args;
     let layout = Layout::supernet(space)?;
     let weights = Weights::init(&layout, seed);
     let largest = Plan::subnet(space, &layout, &space.largest())?;
@@ -137,7 +148,7 @@ fn prepare(what: Work, space: &SearchSpace, batch: usize, seed: u64) -> Result<S
         };
         Learner::new(config, layout, weights)
     };
-    let sampler = Sampler::new(space, SamplerKind::Uniform, KEEP, KEEP, seed);
+    let sampler = Sampler::new(space, sampler, candidates, keep, seed);
     let owned = space.clone();
     let plans = move |layout: &Layout, step| -> Result<(Vec<Plan>, f64)> {
         let archs = sampler.draw(step);
@@ -172,7 +183,7 @@ fn prepare(what: Work, space: &SearchSpace, batch: usize, seed: u64) -> Result<S
                 let (plans, macs) = plans(&layout, step)?;
                 let soft = teacher.soft_labels(&images)?;
                 learner.step(5e-4, &plans, &images, &labels, Some(soft))?;
-                Ok(Done { flops: 2.0 * full_macs + 6.0 * macs, subnets: KEEP })
+                Ok(Done { flops: 2.0 * full_macs + 6.0 * macs, subnets: plans.len() })
             })
         }
         Work::Standalone => {
@@ -189,7 +200,7 @@ fn prepare(what: Work, space: &SearchSpace, batch: usize, seed: u64) -> Result<S
                 for plan in &plans {
                     session.infer(plan, &weights.params, &weights.buffers, &images)?;
                 }
-                Ok(Done { flops: 2.0 * macs, subnets: KEEP })
+                Ok(Done { flops: 2.0 * macs, subnets: plans.len() })
             })
         }
     })

@@ -371,13 +371,17 @@ impl Config {
 
     /// The search space, its path taken relative to `folder`.
     pub fn search_space(&self, folder: &Path) -> Result<SearchSpace> {
+        Ok(SearchSpace::load(&self.space_source(folder))?)
+    }
+
+    /// The preset or path of the search space, relative to where the program runs.
+    pub fn space_source(&self, folder: &Path) -> String {
         let relative = folder.join(&self.space);
-        let source = if relative.is_file() {
+        if relative.is_file() {
             relative.to_string_lossy().into_owned()
         } else {
             self.space.clone()
-        };
-        Ok(SearchSpace::load(&source)?)
+        }
     }
 
     fn check(&self) -> Result<()> {

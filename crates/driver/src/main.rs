@@ -40,8 +40,8 @@ enum Command {
     Ccfs(pipeline::RunArgs),
     /// Stage 3 (and those before it): inherited accuracy of the run's subnets
     Inherit(pipeline::RunArgs),
-    /// Stage 4: train the run's subnets alone
-    Standalone(pipeline::RunArgs),
+    /// Stage 4: train the run's subnets alone, or with --arch any architecture of the space
+    Standalone(pipeline::StandaloneArgs),
     /// Make or check a ground-truth file: stand-alone accuracies, stored with what made them
     GroundTruth(pipeline::GroundTruthArgs),
     /// Look at search spaces: counts, costs, draws
@@ -59,6 +59,10 @@ enum Command {
     Search(commands::search::Search),
     /// Make an experiment's report again from its data
     Report(commands::report::Report),
+    /// Calculate what a run will cost here, before it begins: hours, memory and disk per stage
+    ///
+    /// Short measurements of the run's own kinds of step, extended in proportion to images.
+    Plan(commands::plan::Plan),
     /// Measure the speed of one kind of step
     Bench(bench::Bench),
 }
@@ -125,13 +129,14 @@ fn dispatch(cli: Cli) -> anyhow::Result<Ended> {
             Command::Moco(args) => return pipeline::run(&args, Some(Stage::Moco)),
             Command::Ccfs(args) => return pipeline::run(&args, Some(Stage::Ccfs)),
             Command::Inherit(args) => return pipeline::run(&args, Some(Stage::Inherit)),
-            Command::Standalone(args) => return pipeline::run(&args, Some(Stage::Standalone)),
+            Command::Standalone(args) => return pipeline::run_standalone(&args),
             Command::GroundTruth(args) => return pipeline::ground_truth(&args),
             Command::Space(command) => commands::space::run(&command)?,
             Command::Forward(args) => commands::forward::run(&args)?,
             Command::Rank(command) => commands::rank::run(&command)?,
             Command::Search(args) => commands::search::run(&args)?,
             Command::Report(args) => commands::report::run(&args)?,
+            Command::Plan(args) => commands::plan::run(&args)?,
             Command::Bench(args) => bench::run(&args)?,
         }
         Ok(Ended::Done)

@@ -3,6 +3,7 @@
 pub mod forward;
 mod inherited;
 mod log;
+pub mod plan;
 pub mod rank;
 pub mod report;
 pub mod search;

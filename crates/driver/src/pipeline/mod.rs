@@ -18,11 +18,12 @@ mod standalone;
 mod summary;
 mod supervised;
 
-pub use data::open_data;
+pub use data::{of_run as open_run_data, open_data};
 pub use evaluator::{CHUNK, Evaluator, Tally, percent};
 use ground_truth::GroundTruth;
 pub use ground_truth::{GroundTruthArgs, run as ground_truth};
 use jobs::Parallel;
+pub use results::listed_subnets;
 pub use standalone::Shard;
 
 use crate::Ended;
@@ -65,6 +66,16 @@ pub struct RunArgs {
     full: bool,
     #[arg(skip)]
     purpose: Purpose,
+}
+
+/// What to train alone.
+#[derive(clap::Args)]
+pub struct StandaloneArgs {
+    #[command(flatten)]
+    run: RunArgs,
+    /// Only this architecture, whether it is on the run's list or not, and has a place in the supernet or not
+    #[arg(long, value_name = "CODE")]
+    arch: Option<String>,
 }
 
 /// What a folder is for. Its default name ends accordingly, and it is not taken for another purpose.
@@ -151,16 +162,31 @@ pub fn run(args: &RunArgs, until: Option<Stage>) -> Result<Ended> {
             }
         };
         if let Outcome::Interrupted { step } = outcome {
-            let words: Vec<String> = command().into_iter().filter(|a| a != "--fresh").collect();
-            let kept = match stage {
-                Stage::Inherit => ", which begins anew; the stages before it are saved".to_owned(),
-                _ => format!(" after step {step}; all of it is saved"),
-            };
-            eprintln!("stopped in stage {stage:?}{kept}. Go on with:\n  {}", words.join(" "));
-            return Ok(Ended::Interrupted);
+            return Ok(stopped(stage, step));
         }
     }
     Ok(Ended::Done)
+}
+
+/// Stage 4 of the run's list, or of one architecture.
+pub fn run_standalone(args: &StandaloneArgs) -> Result<Ended> {
+    let Some(code) = &args.arch else { return run(&args.run, Some(Stage::Standalone)) };
+    let run = Run::open(&args.run)?;
+    Ok(match standalone::one(&run, code)? {
+        Outcome::Finished => Ended::Done,
+        Outcome::Interrupted { step } => stopped(Stage::Standalone, step),
+    })
+}
+
+/// Says how to go on.
+fn stopped(stage: Stage, step: u64) -> Ended {
+    let words: Vec<String> = command().into_iter().filter(|a| a != "--fresh").collect();
+    let kept = match stage {
+        Stage::Inherit => ", which begins anew; the stages before it are saved".to_owned(),
+        _ => format!(" after step {step}; all of it is saved"),
+    };
+    eprintln!("stopped in stage {stage:?}{kept}. Go on with:\n  {}", words.join(" "));
+    Ended::Interrupted
 }
 
 impl Run {

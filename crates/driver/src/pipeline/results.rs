@@ -2,18 +2,27 @@
 
 use super::Run;
 use crate::commands::{Listed, read_tied_codes};
+use crate::config;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use slimtau_base::{FileError, read_text, stream, write_atomic};
-use slimtau_space::Arch;
+use slimtau_space::{Arch, SearchSpace};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// The subnets that the run ranks: the file's, or the largest, the smallest, stratified and
-/// uniform draws.
+/// The subnets that the run ranks.
 pub fn subnets(run: &Run) -> Result<Vec<Arch>> {
-    let (space, config) = (&run.space, &run.config);
-    if let Some(path) = &config.subnets.codes {
+    listed_subnets(&run.space, &run.config.subnets, run.list_seed)
+}
+
+/// The subnets of a `[subnets]` table: the file's, or the largest, the smallest, stratified and
+/// uniform draws.
+pub fn listed_subnets(
+    space: &SearchSpace,
+    config: &config::Subnets,
+    list_seed: u64,
+) -> Result<Vec<Arch>> {
+    if let Some(path) = &config.codes {
         let codes = read_tied_codes(path, space)?;
         let mut seen = BTreeSet::new();
         for Listed { line, code, arch } in &codes {
@@ -27,23 +36,23 @@ pub fn subnets(run: &Run) -> Result<Vec<Arch>> {
         .into_iter()
         .filter(|arch| seen.insert(arch.clone()))
         .collect();
-    for cell in 0..config.subnets.stratified as u64 {
+    for cell in 0..config.stratified as u64 {
         // Depth and width each take evenly spread levels, in orders without a relation: the second
         // is the van der Corput sequence, so that any run of them is spread, too.
-        let depth = (cell as f64 + 0.5) / config.subnets.stratified as f64;
+        let depth = (cell as f64 + 0.5) / config.stratified as f64;
         let width = f64::from((cell as u32).reverse_bits()) / 2f64.powi(32);
-        let mut rng = stream(run.list_seed, "stratified subnets", cell);
+        let mut rng = stream(list_seed, "stratified subnets", cell);
         let arch = space.sample_near(&mut rng, depth, width);
-        if subnets.len() < config.subnets.count && seen.insert(arch.clone()) {
+        if subnets.len() < config.count && seen.insert(arch.clone()) {
             subnets.push(arch);
         }
     }
     // Small spaces may not have so many; the bound on draws ends the search.
-    for draw in 0..100 * config.subnets.count as u64 {
-        if subnets.len() >= config.subnets.count {
+    for draw in 0..100 * config.count as u64 {
+        if subnets.len() >= config.count {
             break;
         }
-        let mut rng = stream(run.list_seed, "subnets", draw);
+        let mut rng = stream(list_seed, "subnets", draw);
         let arch = space.sample_uniform(&mut rng, true);
         if seen.insert(arch.clone()) {
             subnets.push(arch);

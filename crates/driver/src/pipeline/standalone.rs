@@ -7,7 +7,7 @@ use super::results::{StandaloneResult, read_json, subnets, write_json};
 use super::stages::{learner_config, train_loader};
 use super::supervised::{Feed, Subnets, Supervised};
 use crate::progress::Bar;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use slimtau_distill::Learner;
 use slimtau_kernels::conv::Isa;
 use slimtau_space::Arch;
@@ -15,6 +15,7 @@ use slimtau_supernet::{BnMode, Layout, Plan, Weights};
 use slimtau_train::{Outcome, StageSettings, read_log, run_stage};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io::Write;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -145,6 +146,41 @@ pub fn stage(run: &Run, shard: Shard) -> Result<Outcome> {
     })?;
     if outcome == Outcome::Finished {
         write_json(&path, &*own.lock().unwrap_or_else(PoisonError::into_inner))?;
+    }
+    Ok(outcome)
+}
+
+/// Trains one architecture alone, whatever the run's list is, by the recipe of `[standalone]`; its results are in a file
+/// of its own. A code that breaks ties is a network, too.
+pub fn one(run: &Run, code: &str) -> Result<Outcome> {
+    let arch = run.space.parse(code).with_context(|| format!("--arch {code}"))?;
+    let code = run.space.encode(&arch);
+    let path = run.stage_folder("standalone").join(format!("arch-{code}.json"));
+    let results: Vec<StandaloneResult> =
+        if path.is_file() { read_json(&path)? } else { Vec::new() };
+    let missing: Vec<Training> = (0..run.config.standalone.seeds)
+        .filter(|replicate| !results.iter().any(|r| r.replicate == *replicate))
+        .map(|replicate| Training { arch: arch.clone(), code: code.clone(), replicate })
+        .collect();
+    let results = Mutex::new(results);
+    let outcome = train(run, &missing, &|result| {
+        let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
+        results.push(result);
+        results.sort_by_key(|r| r.replicate);
+        write_json(&path, &*results)
+    })?;
+    if outcome == Outcome::Finished {
+        let network = run.space.resolve(&arch)?;
+        let mut out = std::io::stdout().lock();
+        let (params, macs) = (network.params(), network.macs());
+        writeln!(out, "{code}: {params} parameters, {macs} MACs")?;
+        for r in results.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            let weights = run.stage_folder("standalone").join(format!("{code}-{}", r.replicate));
+            let weights = weights.join("weights.safetensors");
+            let StandaloneResult { replicate, accuracy, seconds, .. } = r;
+            let weights = weights.display();
+            writeln!(out, "replicate {replicate}: {accuracy:.2} %, {seconds:.0} s, {weights}")?;
+        }
     }
     Ok(outcome)
 }

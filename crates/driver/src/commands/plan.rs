@@ -1,0 +1,282 @@
+//! `slimtau plan`: what a run will cost on this machine, calculated from short measurements of its own steps.
+
+use crate::config::Config;
+use crate::pipeline::{CHUNK, listed_subnets, open_run_data};
+use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+use slimtau_space::{Arch, SearchSpace};
+use slimtau_supernet::{Layout, Plan as SubnetPlan, PrefixTree};
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What to calculate.
+#[derive(clap::Args)]
+pub struct Plan {
+    /// The configuration (TOML)
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Instead of the configuration's data.source
+    #[arg(long, value_name = "SOURCE")]
+    data: Option<String>,
+    /// Validation images, where the data are not on this machine
+    #[arg(long, value_name = "N")]
+    validation_images: Option<usize>,
+    /// Images per measured step; the other measurement is of half as many
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    batch: usize,
+    /// Measured steps of each kind of work
+    #[arg(long, default_value_t = 2, value_name = "N")]
+    steps: usize,
+    /// One JSON object instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+/// What one stage will cost.
+#[derive(Debug, Serialize)]
+struct StageCost {
+    stage: &'static str,
+    /// Passes of an image through a step, or in evaluation through all subnets.
+    images: f64,
+    /// Model FLOPs: 2 per MAC forward, 6 forward and backward.
+    pflop: f64,
+    gflops: f64,
+    hours: f64,
+    peak_memory_gib: f64,
+    disk_gib: f64,
+}
+
+/// The line that `slimtau bench --json` prints, as far as it is needed.
+#[derive(Clone, Copy, Deserialize)]
+struct Measured {
+    step_s: f64,
+    gflops: f64,
+    peak_rss_mib: f64,
+}
+
+/// Seconds and FLOPs per image, and memory by batch.
+#[derive(Clone, Copy)]
+struct Work {
+    seconds: f64,
+    flop: f64,
+    fixed_mib: f64,
+    mib_per_image: f64,
+}
+
+impl Work {
+    fn peak_gib(&self, batch: usize) -> f64 {
+        (self.fixed_mib + self.mib_per_image * batch as f64) / 1024.0
+    }
+}
+
+/// Runs the command.
+pub fn run(args: &Plan) -> Result<()> {
+    ensure!(
+        args.batch >= 4,
+        "--batch {}: at least 4, so that half of it is a batch, too",
+        args.batch
+    );
+    ensure!(args.steps >= 1, "--steps 0: nothing to measure");
+    let mut config = Config::load(&args.config)?;
+    if let Some(source) = &args.data {
+        config.data.source.clone_from(source);
+    }
+    let folder = args.config.parent().unwrap_or(Path::new("."));
+    let space = config.search_space(folder).with_context(|| args.config.display().to_string())?;
+    if let Some(codes) = &mut config.subnets.codes {
+        *codes = folder.join(&*codes);
+    }
+    let subnets = listed_subnets(&space, &config.subnets, config.seed)?;
+    let validation = match args.validation_images {
+        Some(n) => n,
+        None => {
+            let data = open_run_data(&config.data, &space).context(
+                "where the data are not here, --validation-images says how many there are",
+            )?;
+            data.validation.len()
+        }
+    };
+    if !config.methods.is_empty() {
+        eprintln!(
+            "{} has {} methods; this is one run of its tables, not the experiment",
+            args.config.display(),
+            config.methods.len()
+        );
+    }
+    let stages = stages(args, &config, &space, &subnets, validation)?;
+    let mut out = std::io::stdout().lock();
+    let hours: f64 = stages.iter().map(|s| s.hours).sum();
+    let disk: f64 = stages.iter().map(|s| s.disk_gib).sum();
+    let memory = stages.iter().map(|s| s.peak_memory_gib).fold(0.0, f64::max);
+    if args.json {
+        let all = serde_json::json!({
+            "space": space.name, "subnets": subnets.len(), "validation_images": validation,
+            "threads": rayon::current_num_threads(), "cpu": crate::machine::cpu_model(),
+            "stages": stages, "hours": hours, "peak_memory_gib": memory, "disk_gib": disk,
+        });
+        writeln!(out, "{all}")?;
+        return Ok(());
+    }
+    let line = |stage: &str, cells: [String; 6]| {
+        let [images, pflop, gflops, hours, memory, disk] = cells;
+        format!("{stage:<11}{images:>14}{pflop:>12}{gflops:>9}{hours:>13}{memory:>12}{disk:>11}")
+    };
+    let head = ["images", "PFLOP", "GFLOP/s", "hours", "memory GiB", "disk GiB"];
+    writeln!(out, "{}", line("stage", head.map(str::to_owned)))?;
+    for s in &stages {
+        let cells = [
+            format!("{:.0}", s.images),
+            format!("{:.3}", s.pflop),
+            format!("{:.0}", s.gflops),
+            format!("{:.3}", s.hours),
+            format!("{:.2}", s.peak_memory_gib),
+            format!("{:.3}", s.disk_gib),
+        ];
+        writeln!(out, "{}", line(s.stage, cells))?;
+    }
+    let total = [String::new(), String::new(), String::new()];
+    let [a, b, c] = total;
+    let cells = [a, b, c, format!("{hours:.3}"), format!("{memory:.2}"), format!("{disk:.3}")];
+    writeln!(out, "{}", line("all", cells))?;
+    writeln!(
+        out,
+        "\n{} subnets, {validation} validation images; {} threads of {}. Measured on {} steps of {} and of {} images, and \
+         extended in proportion; loading images is not in it, nor the dataset's own disk space.",
+        subnets.len(),
+        rayon::current_num_threads(),
+        crate::machine::cpu_model(),
+        args.steps,
+        args.batch / 2,
+        args.batch,
+    )?;
+    Ok(())
+}
+
+/// The costs of all stages that train or evaluate.
+fn stages(
+    args: &Plan,
+    config: &Config,
+    space: &SearchSpace,
+    subnets: &[Arch],
+    validation: usize,
+) -> Result<Vec<StageCost>> {
+    let layout = Layout::supernet(space)?;
+    let floats = |n: usize| 4.0 * n as f64 / 1024f64.powi(3);
+    let (params, buffers) = (layout.params(), layout.buffers());
+    let weights = floats(params + buffers);
+    // A checkpoint has the momentum, too.
+    let trained = 2.0 * weights + floats(params);
+    let source = config.space_source(args.config.parent().unwrap_or(Path::new(".")));
+    let measure = |what: &str, more: &[String]| measure(args, &source, what, more);
+    let cost = |stage, work: Work, steps: u64, batch: usize, disk_gib| {
+        let images = steps as f64 * batch as f64;
+        StageCost {
+            stage,
+            images,
+            pflop: images * work.flop / 1e15,
+            gflops: work.flop / work.seconds / 1e9,
+            hours: images * work.seconds / 3600.0,
+            peak_memory_gib: work.peak_gib(batch),
+            disk_gib,
+        }
+    };
+    let mut stages = Vec::new();
+    let alone = measure("standalone", &[])?;
+    let teacher = &config.teacher;
+    if teacher.weights.is_none() {
+        stages.push(cost("teacher", alone, teacher.steps, teacher.batch, trained));
+    }
+    if let Some(moco) = &config.moco {
+        let queue = floats(moco.queue * moco.dim);
+        let work = measure("step1", &[])?;
+        // The key encoder is in the checkpoint, too.
+        let mut cost = cost("moco", work, moco.steps, moco.batch, trained + weights + queue);
+        cost.peak_memory_gib += queue;
+        stages.push(cost);
+    }
+    let ccfs = &config.ccfs;
+    let more = [
+        ("--sampler", ccfs.sampler.clone()),
+        ("--keep", ccfs.keep.to_string()),
+        ("--candidates", ccfs.candidates.to_string()),
+    ];
+    let more = more.map(|(option, value)| format!("{option}={value}"));
+    let work = measure("step2", &more)?;
+    stages.push(cost("ccfs", work, ccfs.steps, ccfs.batch, trained));
+
+    // One by one and in trees the same operations are done per multiply-accumulate.
+    let eval = measure("eval", &[])?;
+    let plans = subnets.iter().map(|arch| Ok(SubnetPlan::subnet(space, &layout, arch)?));
+    let plans = plans.collect::<Result<Vec<_>>>()?;
+    let order = PrefixTree::order(plans.iter().cloned().map(Ok::<_, anyhow::Error>))?;
+    let trees = order.chunks(CHUNK).map(|chunk| {
+        let macs =
+            PrefixTree::new(chunk.iter().map(|place| plans[*place].clone()).collect()).macs();
+        macs.shared as f64
+    });
+    let per_image = 2.0 * trees.sum::<f64>();
+    let recalibrates =
+        matches!(config.inherit.bn.unwrap_or(config.ccfs.bn), crate::config::Bn::Recalibrated);
+    let batches = if recalibrates { config.inherit.recalibration_batches } else { 0 };
+    let images = (validation + batches * config.inherit.batch) as f64;
+    stages.push(StageCost {
+        stage: "inherit",
+        images,
+        pflop: images * per_image / 1e15,
+        gflops: eval.flop / eval.seconds / 1e9,
+        hours: images * per_image * (eval.seconds / eval.flop) / 3600.0,
+        peak_memory_gib: eval.peak_gib(config.inherit.batch),
+        // A line of JSON per subnet.
+        disk_gib: 130.0 * subnets.len() as f64 / 1024f64.powi(3),
+    });
+
+    let recipe = &config.standalone;
+    let images = (recipe.steps * recipe.seeds) as f64 * recipe.batch as f64;
+    let macs: u64 = plans.iter().map(|plan| plan.network().macs()).sum();
+    let params: u64 = plans.iter().map(|plan| plan.network().params()).sum();
+    let flop = images * 6.0 * macs as f64;
+    stages.push(StageCost {
+        stage: "standalone",
+        images: images * subnets.len() as f64,
+        pflop: flop / 1e15,
+        gflops: alone.flop / alone.seconds / 1e9,
+        hours: flop * (alone.seconds / alone.flop) / 3600.0,
+        peak_memory_gib: alone.peak_gib(recipe.batch),
+        disk_gib: floats(params as usize) * recipe.seeds as f64,
+    });
+    Ok(stages)
+}
+
+/// Measures a kind of work at two batch sizes, each in a process of its own: a process remembers its largest memory.
+fn measure(args: &Plan, space: &str, what: &str, more: &[String]) -> Result<Work> {
+    eprintln!("measuring {what} ...");
+    let program = std::env::current_exe().context("the program's own file")?;
+    let one = |batch: usize| -> Result<Measured> {
+        let mut command = Command::new(&program);
+        command.args(["bench", what, "--json", "--space", space]).args(more);
+        let numbers = BTreeMap::from([
+            ("--batch", batch),
+            ("--steps", args.steps),
+            ("--threads", rayon::current_num_threads()),
+        ]);
+        for (option, value) in numbers {
+            command.arg(option).arg(value.to_string());
+        }
+        let output = command.output().context("slimtau bench")?;
+        if !output.status.success() {
+            bail!("slimtau bench {what}: {}", String::from_utf8_lossy(&output.stderr).trim_end());
+        }
+        serde_json::from_slice(&output.stdout).with_context(|| format!("slimtau bench {what}"))
+    };
+    let (half, whole) = (one(args.batch / 2)?, one(args.batch)?);
+    let images = (args.batch - args.batch / 2) as f64;
+    let mib_per_image = ((whole.peak_rss_mib - half.peak_rss_mib) / images).max(0.0);
+    Ok(Work {
+        seconds: whole.step_s / args.batch as f64,
+        flop: whole.gflops * 1e9 * whole.step_s / args.batch as f64,
+        fixed_mib: whole.peak_rss_mib - mib_per_image * args.batch as f64,
+        mib_per_image,
+    })
+}
