@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// Write one subnet as a network of its own
+/// Write one subnet as a network of its own, for PyTorch or ONNX runtimes
 ///
 /// The ending of --output decides what for. FILE.safetensors is for PyTorch: the plain model's `load_state_dict` takes
 /// its tensors as they are. FILE.onnx is for any ONNX runtime (opset 13): `images` [N, C, H, W] f32 in, `logits`
@@ -167,7 +167,7 @@ fn check(args: &Export, format: Format) -> Result<()> {
     Ok(())
 }
 
-/// Measures the subnet's own statistics, and says on what.
+/// Measures the subnet's own statistics, and says on how many images.
 fn measure(
     args: &Export,
     space: &SearchSpace,
@@ -182,5 +182,6 @@ fn measure(
     recalibrate(&mut Session::new(), plan, params, buffers, each)?;
     let values: usize = images.iter().map(Vec::len).sum();
     let n = values / plan.image_len();
-    Ok(format!("measured on {n} images ({} batches) of {}", images.len(), data.train.describe()))
+    // Not which images: a source's description may name a folder, and this text goes wherever the file goes.
+    Ok(format!("measured on {n} training images ({} batches)", images.len()))
 }
