@@ -39,6 +39,7 @@ fn help_of_every_command_works() {
         "space stats",
         "space sample",
         "forward",
+        "export",
         "rank",
         "rank score",
         "rank eval",

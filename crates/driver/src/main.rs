@@ -49,6 +49,7 @@ enum Command {
     Space(commands::space::Space),
     /// Logits of one subnet for images in a safetensors file
     Forward(commands::forward::Forward),
+    Export(commands::export::Export),
     /// Inherited accuracies, and how well they rank
     #[command(subcommand)]
     Rank(commands::rank::Rank),
@@ -133,6 +134,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Ended> {
             Command::GroundTruth(args) => return pipeline::ground_truth(&args),
             Command::Space(command) => commands::space::run(&command)?,
             Command::Forward(args) => commands::forward::run(&args)?,
+            Command::Export(args) => commands::export::run(&args)?,
             Command::Rank(command) => commands::rank::run(&command)?,
             Command::Search(args) => commands::search::run(&args)?,
             Command::Report(args) => commands::report::run(&args)?,

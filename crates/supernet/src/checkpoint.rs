@@ -78,7 +78,7 @@ fn conv_dims(slot: &TensorSlot) -> Option<(usize, usize, usize)> {
 
 /// Reverses the axes of a 3-d array: [a, b, c] -> [c, b, a]. OIHW with merged taps and HWIO are
 /// each other's reverse.
-fn permute(values: &[f32], [a, b, c]: [usize; 3]) -> Vec<f32> {
+pub(crate) fn permute(values: &[f32], [a, b, c]: [usize; 3]) -> Vec<f32> {
     let mut out = Vec::with_capacity(values.len());
     for z in 0..c {
         for y in 0..b {

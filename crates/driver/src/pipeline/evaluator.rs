@@ -5,7 +5,7 @@ use super::stages::normalization;
 use crate::progress::Bar;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
-use slimtau_data::{Data, Dataset, Loader, LoaderConfig};
+use slimtau_data::{Batch, Data, Dataset, Loader, LoaderConfig, Normalization};
 use slimtau_space::{Arch, SearchSpace};
 use slimtau_supernet::{
     BnMode, Layout, Plan, PrefixTree, Session, Statistics, TreeSession, Weights, argmax,
@@ -50,15 +50,9 @@ impl Evaluator {
         calibration_batches: usize,
     ) -> Result<Self> {
         let normalization = normalization(&*data.train)?;
-        let config = LoaderConfig::eval(normalization, batch);
-        let load = |set: &Arc<dyn Dataset>, most: u64| {
-            let loader = Loader::new(Arc::clone(set), config.clone())?;
-            let steps = loader.steps_per_epoch().min(most);
-            loader.stream(0, steps).collect::<Result<Vec<_>, _>>()
-        };
-        let validation = load(&data.validation, u64::MAX)?;
+        let validation = batches(&data.validation, &normalization, batch, u64::MAX)?;
         let wanted = if bn == BnMode::Recalibrated { calibration_batches } else { 0 };
-        let calibration = load(&data.train, wanted as u64)?;
+        let calibration = batches(&data.train, &normalization, batch, wanted as u64)?;
         Ok(Self {
             space: space.clone(),
             layout,
@@ -179,6 +173,26 @@ impl Evaluator {
     fn plan(&self, arch: &Arch) -> Result<Plan> {
         Ok(Plan::subnet(&self.space, &self.layout, arch)?)
     }
+}
+
+/// The images that [`BnMode::Recalibrated`] measures statistics on: the first batches of the training set, always the
+/// same, without augmentation. Fewer than `n_batches` where the set ends before.
+pub fn calibration(data: &Data, batch: usize, n_batches: usize) -> Result<Vec<Vec<f32>>> {
+    let normalization = normalization(&*data.train)?;
+    let batches = batches(&data.train, &normalization, batch, n_batches as u64)?;
+    Ok(batches.into_iter().map(|b| b.images).collect())
+}
+
+/// The first batches of a set, without augmentation.
+fn batches(
+    set: &Arc<dyn Dataset>,
+    normalization: &Normalization,
+    batch: usize,
+    most: u64,
+) -> Result<Vec<Batch>> {
+    let loader = Loader::new(Arc::clone(set), LoaderConfig::eval(normalization.clone(), batch))?;
+    let steps = loader.steps_per_epoch().min(most);
+    Ok(loader.stream(0, steps).collect::<Result<_, _>>()?)
 }
 
 /// A number of right answers as top-1 accuracy in percent.
