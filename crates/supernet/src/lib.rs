@@ -48,7 +48,7 @@ pub use autograd::{forward, forward_train};
 pub use error::SupernetError;
 pub use import::{
     Format, Framework, ImportError, ImportProblem, ImportReport, Imported, Naming, PickleError,
-    import,
+    import, reorder_middle_channels,
 };
 pub use infer::argmax;
 pub use layout::{ConvSlot, Layout, TensorSlot};

@@ -9,6 +9,7 @@ mod error;
 mod fit;
 mod names;
 mod pickle;
+mod reorder;
 mod report;
 mod source;
 mod state_dict;
@@ -17,6 +18,7 @@ mod tensor;
 pub use error::{ImportError, ImportProblem};
 pub use names::{Framework, Naming};
 pub use pickle::PickleError;
+pub use reorder::reorder_middle_channels;
 pub use report::ImportReport;
 pub use source::Format;
 
