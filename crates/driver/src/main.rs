@@ -49,6 +49,8 @@ enum Command {
     Space(commands::space::Space),
     /// Logits of one subnet for images in a safetensors file
     Forward(commands::forward::Forward),
+    /// Weights of other programs (.pdparams, .pth, safetensors) as a checkpoint
+    Import(commands::import::Import),
     /// Inherited accuracies, and how well they rank
     #[command(subcommand)]
     Rank(commands::rank::Rank),
@@ -124,6 +126,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Ended> {
             Command::GroundTruth(args) => return pipeline::ground_truth(&args),
             Command::Space(command) => commands::space::run(&command)?,
             Command::Forward(args) => commands::forward::run(&args)?,
+            Command::Import(args) => commands::import::run(&args)?,
             Command::Rank(command) => commands::rank::run(&command)?,
             Command::Report(args) => commands::report::run(&args)?,
             Command::Bench(args) => bench::run(&args)?,

@@ -1,6 +1,7 @@
 //! The commands around the pipeline: search spaces, single forward passes, ranking, reports.
 
 pub mod forward;
+pub mod import;
 pub mod rank;
 pub mod report;
 pub mod space;
