@@ -31,7 +31,7 @@ enum Task {
     Bench(bench::Args),
     /// Run the kernels' tests under Miri and AddressSanitizer, as far as they are installed
     Sanitize(sanitize::Args),
-    /// Make the goldens anew with PyTorch and scipy (needs a Python that has them)
+    /// Make the goldens anew with PyTorch, PaddlePaddle and SciPy (needs a Python that has them)
     Golden(golden::Args),
     /// Check the rules that the compiler does not know: file heads, sizes, READMEs
     Tidy,

@@ -50,6 +50,8 @@ enum Command {
     /// Logits of one subnet for images in a safetensors file
     Forward(commands::forward::Forward),
     Export(commands::export::Export),
+    /// Weights of other programs (.pdparams, .pth, safetensors) as a checkpoint
+    Import(commands::import::Import),
     /// Inherited accuracies, and how well they rank
     #[command(subcommand)]
     Rank(commands::rank::Rank),
@@ -135,6 +137,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Ended> {
             Command::Space(command) => commands::space::run(&command)?,
             Command::Forward(args) => commands::forward::run(&args)?,
             Command::Export(args) => commands::export::run(&args)?,
+            Command::Import(args) => commands::import::run(&args)?,
             Command::Rank(command) => commands::rank::run(&command)?,
             Command::Search(args) => commands::search::run(&args)?,
             Command::Report(args) => commands::report::run(&args)?,

@@ -29,6 +29,7 @@
 mod autograd;
 mod checkpoint;
 mod error;
+mod import;
 mod infer;
 mod layout;
 mod norms;
@@ -46,6 +47,10 @@ struct Readme;
 
 pub use autograd::{forward, forward_train};
 pub use error::SupernetError;
+pub use import::{
+    Format, Framework, ImportError, ImportProblem, ImportReport, Imported, Naming, PickleError,
+    import, reorder_middle_channels,
+};
 pub use infer::argmax;
 pub use layout::{ConvSlot, Layout, TensorSlot};
 pub use norms::{BnMode, recalibrate};

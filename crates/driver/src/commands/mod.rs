@@ -2,6 +2,7 @@
 
 pub mod export;
 pub mod forward;
+pub mod import;
 mod inherited;
 mod log;
 pub mod plan;

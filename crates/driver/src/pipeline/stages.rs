@@ -10,7 +10,7 @@ use slimtau_ccfs::{Sampler, SamplerKind};
 use slimtau_data::{CropFlip, Dataset, Loader, LoaderConfig, MocoViews, Normalization, Pipeline};
 use slimtau_distill::{Learner, LearnerConfig, Teacher};
 use slimtau_moco::{Moco, MocoConfig};
-use slimtau_supernet::{BnMode, Plan, Weights};
+use slimtau_supernet::{BnMode, Plan, Weights, import};
 use slimtau_train::{Outcome, Schedule, StepReport, TrainState};
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -60,7 +60,7 @@ pub fn teacher(run: &Run) -> Result<Outcome> {
         return Ok(Outcome::Finished);
     }
     if let Some(given) = &config.teacher.weights {
-        Weights::load(layout, given)?.save(layout, &path)?;
+        import(layout, given)?.weights.save(layout, &path)?;
         return Ok(Outcome::Finished);
     }
     let stage = &config.teacher;
