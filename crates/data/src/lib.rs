@@ -47,8 +47,8 @@ mod pipeline;
 mod transform;
 
 pub use dataset::{
-    Composed, ComposedConfig, Data, Dataset, FASHION_MNIST_FOLDER, IdxDataset, ImageFolder,
-    InMemory, Source, Subset, hold_out, open,
+    Composed, ComposedConfig, Data, Dataset, DecodeError, FASHION_MNIST_FOLDER, IdxDataset,
+    ImageFolder, InMemory, Source, Subset, VALIDATION_LABELS, hold_out, open,
 };
 pub use error::DataError;
 pub use loader::{Batch, BatchStream, LastBatch, Loader, LoaderConfig, Order};

@@ -1,6 +1,7 @@
 //! What a dataset is, and the datasets there are.
 
 mod composed;
+mod decode;
 mod embedded;
 mod folder;
 mod idx;
@@ -9,7 +10,8 @@ mod source;
 mod subset;
 
 pub use composed::{Composed, ComposedConfig};
-pub use folder::ImageFolder;
+pub use decode::DecodeError;
+pub use folder::{ImageFolder, VALIDATION_LABELS};
 pub use idx::IdxDataset;
 pub use memory::InMemory;
 pub use source::{Data, FASHION_MNIST_FOLDER, Source, open};
