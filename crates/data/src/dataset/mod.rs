@@ -6,6 +6,7 @@ mod embedded;
 mod folder;
 mod idx;
 mod memory;
+mod readable;
 mod source;
 mod subset;
 
@@ -14,6 +15,7 @@ pub use decode::DecodeError;
 pub use folder::{ImageFolder, VALIDATION_LABELS};
 pub use idx::IdxDataset;
 pub use memory::InMemory;
+pub use readable::{Replaced, readable};
 pub use source::{Data, FASHION_MNIST_FOLDER, Source, open};
 pub use subset::{Subset, hold_out};
 
