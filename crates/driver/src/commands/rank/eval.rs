@@ -3,9 +3,11 @@
 use super::log::{Contents, Evaluation, Log};
 use crate::SpaceArg;
 use crate::commands::{Listed, read_tied_codes};
+use crate::config::Corrupt;
 use crate::pipeline::{CHUNK, Evaluator, Shard, Tally, open_data, percent};
 use crate::progress::Bar;
 use anyhow::{Result, bail, ensure};
+use slimtau_data::{Dataset, EvalCrop};
 use slimtau_kernels::conv::Isa;
 use slimtau_ranking::{Score, write_competition_json};
 use slimtau_space::{Arch, SearchSpace};
@@ -32,6 +34,12 @@ pub struct Eval {
     /// `embedded`, `auto`, or a folder
     #[arg(long, default_value = "embedded", value_name = "SOURCE")]
     data: String,
+    /// Side of the centre crop in shorter sides of the resized image, for images of other sizes than the space's
+    #[arg(long, default_value_t = 0.875, value_name = "SHARE")]
+    crop_fraction: f32,
+    /// What happens to image files that cannot be decoded
+    #[arg(long, value_enum, default_value_t)]
+    corrupt: Corrupt,
     /// Where the JSON goes. Until all is done, results are in FILE.partial
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
@@ -75,9 +83,10 @@ pub fn run(args: &Eval) -> Result<()> {
     let listed = read_tied_codes(&args.codes, &space)?;
     let archs: Vec<Arch> = listed.iter().map(|listed| listed.arch.clone()).collect();
     let weights = Weights::load(&layout, &args.checkpoint)?;
-    let data = open_data(&args.data, &space)?;
+    let data = open_data(&args.data, args.corrupt, &space)?;
+    let crop = EvalCrop { crop_fraction: args.crop_fraction };
     let (bn, batches) = (args.bn, args.recalibration_batches);
-    let mut evaluator = Evaluator::new(&space, layout, &data, bn, args.batch, batches)?;
+    let mut evaluator = Evaluator::new(&space, layout, &data, crop, bn, args.batch, batches)?;
 
     // A shard is a run of the order in which neighbours share the most.
     let order = evaluator.order(&archs)?;
@@ -93,7 +102,7 @@ pub fn run(args: &Eval) -> Result<()> {
         checkpoint: hash(weights.params.iter().chain(&weights.buffers)),
         space: format!("{}, {}", space.name, blake3::hash(space.to_toml().as_bytes()).to_hex()),
         training: data.train.describe(),
-        validation: data.validation.describe(),
+        validation: described(&*data.validation, crop),
         images: evaluator.images(),
         bn: bn.to_string(),
         recalibration_batches: (bn == BnMode::Recalibrated).then_some(batches),
@@ -138,6 +147,15 @@ pub fn run(args: &Eval) -> Result<()> {
     log.remove();
     eprintln!("{} accuracies in {}", listed.len(), args.output.display());
     Ok(())
+}
+
+/// The validation images and how they are cropped; an unusual crop alone needs words.
+fn described(validation: &dyn Dataset, crop: EvalCrop) -> String {
+    let text = validation.describe();
+    if crop == EvalCrop::default() {
+        return text;
+    }
+    format!("{text}, crop fraction {}", crop.crop_fraction)
 }
 
 /// Joins the parts of a list.
