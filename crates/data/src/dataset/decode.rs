@@ -40,7 +40,8 @@ pub enum DecodeError {
 /// (height, width). The contents decide on the format: ImageNet holds a PNG named `.JPEG`.
 ///
 /// Orientation tags are not applied, four-channel JPEGs count as inverted (as Adobe writes them), 16-bit
-/// values lose their low byte, palettes are looked up and alpha is dropped: all of it as Pillow does.
+/// values lose their low byte, palettes are looked up and alpha is dropped: all of it as Pillow does, but for 16-bit
+/// greyscale, which Pillow makes all but white.
 ///
 /// # Errors
 /// When the contents are no whole image.
