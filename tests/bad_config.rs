@@ -25,7 +25,7 @@ fn configurations() {
         format!("config.toml, line {}:", 1 + before.matches('\n').count())
     };
     // (what stands in the configuration, what is put there, what the message must hold)
-    let cases: [(&str, &str, &[&str]); 45] = [
+    let cases: [(&str, &str, &[&str]); 51] = [
         ("keep = 2", "kep = 2", &[&line_of("keep = 2"), "`kep`", "`keep`"]),
         ("keep = 2", "keep = \"two\"", &[&line_of("keep = 2"), "\"two\""]),
         ("keep = 2", "keep = -2", &[&line_of("keep = 2"), "-2"]),
@@ -126,6 +126,32 @@ fn configurations() {
             "crop_padding = 1",
             "crop_padding = 1\ntrain_images = 61",
             &["61 images", "60 images", "data"],
+        ),
+        ("crop_padding = 1", "", &["config.toml: data.crop_padding: is missing", "\"padded\""]),
+        (
+            "crop_padding = 1",
+            "crop_padding = 1\ncrop = \"random-resized\"",
+            &["config.toml: data.crop_padding = 1: only with", "\"padded\""],
+        ),
+        (
+            "crop_padding = 1",
+            "crop_padding = 1\nmin_scale = 0.25",
+            &["config.toml: data.min_scale = 0.25: only with", "\"random-resized\""],
+        ),
+        (
+            "crop_padding = 1",
+            "crop = \"random-resized\"\nratio = [2.0, 0.5]",
+            &["config.toml: data.ratio = 0.5", "2.0..=100.0"],
+        ),
+        (
+            "crop_padding = 1",
+            "crop_padding = 1\ncrop_fraction = 1.5",
+            &["config.toml: data.crop_fraction = 1.5", "0.1..=1.0"],
+        ),
+        (
+            "crop_padding = 1",
+            "crop_padding = 1\ncorrupt = \"ignore\"",
+            &["config.toml, line ", "`ignore`", "`skip`"],
         ),
     ];
     for (old, new, needles) in cases {

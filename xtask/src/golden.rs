@@ -8,7 +8,7 @@ use std::process::Command;
 /// Which Python to use.
 #[derive(clap::Args)]
 pub struct Args {
-    /// A Python that has torch, paddlepaddle, numpy, scipy and safetensors
+    /// A Python that has torch, torchvision, pillow, paddlepaddle, numpy, scipy and safetensors
     #[arg(long, default_value = "python3")]
     python: PathBuf,
 }

@@ -1,5 +1,6 @@
 //! What can go wrong with data, with the values that were wrong.
 
+use crate::dataset::DecodeError;
 use slimtau_base::FileError;
 use std::path::PathBuf;
 
@@ -14,8 +15,8 @@ pub enum DataError {
     Decode {
         /// The image.
         path: PathBuf,
-        /// What the decoder said.
-        source: image::ImageError,
+        /// What is wrong with its contents.
+        source: DecodeError,
     },
     /// A folder does not hold what it should.
     #[error("{}: {problem}", path.display())]

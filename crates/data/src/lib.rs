@@ -34,6 +34,7 @@
 //! | bring images of your own | [`Dataset`], [`IdxDataset`], [`ImageFolder`] |
 //! | hold out training images for tuning | [`Subset`], [`hold_out`] |
 //! | make a harder task of an easy one | [`Composed`] |
+//! | go on without files that cannot be decoded | [`Replaced`], [`readable`] |
 //! | keep decoded or composed images in memory | [`InMemory`] |
 //! | augment | [`Pipeline`], [`CropFlip`], [`ResizedCropFlip`], [`MocoViews`], [`EvalCrop`] |
 //! | load | [`Loader`], [`LoaderConfig`], [`Batch`] |
@@ -47,8 +48,8 @@ mod pipeline;
 mod transform;
 
 pub use dataset::{
-    Composed, ComposedConfig, Data, Dataset, FASHION_MNIST_FOLDER, IdxDataset, ImageFolder,
-    InMemory, Source, Subset, hold_out, open,
+    Composed, ComposedConfig, Data, Dataset, DecodeError, FASHION_MNIST_FOLDER, IdxDataset,
+    ImageFolder, InMemory, Replaced, Source, Subset, VALIDATION_LABELS, hold_out, open, readable,
 };
 pub use error::DataError;
 pub use loader::{Batch, BatchStream, LastBatch, Loader, LoaderConfig, Order};

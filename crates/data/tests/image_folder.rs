@@ -85,7 +85,8 @@ fn damaged_and_missing_images_are_named() {
     let jpeg = folder.path(2);
     let bytes = fs::read(&jpeg).unwrap();
     let mut pixels = Vec::new();
-    for damaged in [&b""[..], b"not an image", &bytes[..bytes.len() / 4]] {
+    for damaged in [&b""[..], b"not an image", &bytes[..bytes.len() / 4], &bytes[..bytes.len() - 2]]
+    {
         fs::write(&jpeg, damaged).unwrap();
         let message = folder.image(2, &mut pixels).unwrap_err().to_string();
         assert!(message.starts_with("cannot decode image ") && message.contains("b.JPEG"));
@@ -129,4 +130,58 @@ fn folders_that_cannot_be_datasets_are_refused() {
     check("train: holds no class folders");
     let message = open(&source(root.path(), 2)).err().unwrap().to_string();
     assert_eq!(message, "channels is 2, expected 1 or 3");
+}
+
+/// `train` of [`make`], and a flat `val` with these labels.
+fn flat(labels: &str) -> tempfile::TempDir {
+    let root = tempfile::tempdir().unwrap();
+    make(root.path());
+    let val = root.path().join("val");
+    fs::remove_dir_all(&val).unwrap();
+    fs::create_dir(&val).unwrap();
+    for (name, blue) in [("b.png", 2), ("a b.png", 1), ("c.JPEG", 3)] {
+        RgbImage::from_pixel(8, 8, Rgb([0, 0, 80 * blue])).save(val.join(name)).unwrap();
+    }
+    fs::write(val.join("read.me"), "no image").unwrap();
+    fs::write(root.path().join("val_labels.txt"), labels).unwrap();
+    root
+}
+
+#[test]
+fn a_flat_validation_folder_has_its_classes_in_a_file() {
+    let root = flat("c.JPEG ant\n\n  a b.png\tcat\r\nb.png cat");
+    let data = open(&source(root.path(), 3)).unwrap();
+    // In the order of the names, whatever that of the lines.
+    assert_eq!([0, 1, 2].map(|i| data.validation.label(i)), [1, 1, 0]);
+    assert_eq!((data.validation.len(), data.validation.classes()), (3, 2));
+    let mut pixels = Vec::new();
+    for (i, blue) in [80u8, 160, 240].into_iter().enumerate() {
+        data.validation.image(i, &mut pixels).unwrap();
+        assert!(pixels[2].abs_diff(blue) <= 2, "{i}: {:?}", &pixels[..3]);
+    }
+}
+
+#[test]
+fn wrong_lines_of_a_label_file_are_named() {
+    let check = |labels: &str, expect: &str| {
+        let root = flat(labels);
+        let message = open(&source(root.path(), 3)).err().unwrap().to_string();
+        let start = format!("{}: ", root.path().join("val_labels.txt").display());
+        assert!(message.starts_with(&start) && message.contains(expect), "{message}");
+    };
+    check("b.png cat\nc.JPEG", "line 2: `c.JPEG` is not of the form FILE CLASS");
+    check("b.png dog", "line 1: class `dog` is not among the 2 of the training images");
+    check("b.png 1", "line 1: class `1` is not");
+    check("b.png cat\n\nd.png cat", "holds no jpg, jpeg or png file `d.png`");
+    check("../train/cat/a.png cat", "file `../train/cat/a.png`");
+    check("b.png cat\nc.JPEG cat\nb.png ant", "line 3: `b.png` was labelled in line 1");
+    check("b.png cat\nc.JPEG cat", "no line is for the image `a b.png`");
+    // Without the file, the message says what is missing.
+    let root = flat("");
+    fs::remove_file(root.path().join("val_labels.txt")).unwrap();
+    let message = open(&source(root.path(), 3)).err().unwrap().to_string();
+    assert!(
+        message.contains("val: holds no class folders, and there is no val_labels.txt"),
+        "{message}"
+    );
 }

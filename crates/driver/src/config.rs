@@ -1,8 +1,10 @@
 //! A run's configuration: everything that decides its result, in one TOML file that refuses
 //! unknown keys.
 
+mod data;
 mod methods;
 
+pub use data::{Composed, Corrupt, Data};
 pub use methods::{Dynamic, PaDa};
 
 use crate::report::experiment::check_row;
@@ -81,48 +83,6 @@ pub struct Method {
     /// Keys to change, in the tables they stand in.
     #[serde(default)]
     pub set: toml::Table,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Data {
-    /// `embedded`, `auto` (the whole set where it is installed), or a folder.
-    pub source: String,
-    /// Use only the first so many training images (0 = all).
-    #[serde(default)]
-    pub train_images: usize,
-    /// Use only the first so many validation images (0 = all).
-    #[serde(default)]
-    pub validation_images: usize,
-    /// Zero padding before the random crop, pixels.
-    pub crop_padding: usize,
-    /// Mirror every second training image.
-    pub flip: bool,
-    /// Hold out so many training images of each class, and validate on them instead (0 = off).
-    #[serde(default)]
-    pub hold_out: usize,
-    /// Compose images of the source's and classify those.
-    #[serde(default)]
-    pub composed: Option<Composed>,
-}
-
-/// Items at random places of a canvas, labelled by what is on it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Composed {
-    /// Items on an image, 1 or 2.
-    pub items: usize,
-    /// How many composed images to train on.
-    pub train_images: usize,
-    /// How many to validate on.
-    pub validation_images: usize,
-    /// Side of the canvas, pixels.
-    pub canvas: usize,
-    /// Side of an item, pixels.
-    pub item: usize,
-    /// Which images are composed; not the run's seed, so that every run has the same task.
-    #[serde(default)]
-    pub seed: u64,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -389,6 +349,7 @@ impl Config {
         if self.name.is_empty() || self.name.starts_with('.') || !self.name.chars().all(name_ok) {
             bail!("name = {:?}: letters, digits, `-`, `_` and `.` only, please", self.name);
         }
+        self.data.check()?;
         let (teacher, ccfs, alone) = (&self.teacher, &self.ccfs, &self.standalone);
         check_stage("teacher", teacher.steps, teacher.batch, &teacher.optimizer)?;
         check_stage("ccfs", ccfs.steps, ccfs.batch, &ccfs.optimizer)?;

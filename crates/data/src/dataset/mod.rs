@@ -1,17 +1,21 @@
 //! What a dataset is, and the datasets there are.
 
 mod composed;
+mod decode;
 mod embedded;
 mod folder;
 mod idx;
 mod memory;
+mod readable;
 mod source;
 mod subset;
 
 pub use composed::{Composed, ComposedConfig};
-pub use folder::ImageFolder;
+pub use decode::DecodeError;
+pub use folder::{ImageFolder, VALIDATION_LABELS};
 pub use idx::IdxDataset;
 pub use memory::InMemory;
+pub use readable::{Replaced, readable};
 pub use source::{Data, FASHION_MNIST_FOLDER, Source, open};
 pub use subset::{Subset, hold_out};
 

@@ -1,6 +1,6 @@
 //! Where data comes from: the choice a caller makes, and its opening.
 
-use super::{IdxDataset, ImageFolder, embedded, idx::find};
+use super::{IdxDataset, ImageFolder, VALIDATION_LABELS, embedded, idx::find};
 use crate::{DataError, Dataset};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -23,7 +23,8 @@ pub enum Source {
     /// `train-labels-idx1-ubyte`, `t10k-images-idx3-ubyte`, `t10k-labels-idx1-ubyte`, each plain
     /// or with `.gz`.
     IdxFolder(PathBuf),
-    /// A folder of image files, `train/<class>/*` and `val/<class>/*` (see [`ImageFolder`]).
+    /// A folder of image files, `train/<class>/*` and `val/<class>/*`, or `val/*` with their classes in the
+    /// file [`VALIDATION_LABELS`] beside the two (see [`ImageFolder`]).
     ImageFolder {
         /// The folder that holds `train` and `val`.
         folder: PathBuf,
@@ -125,8 +126,14 @@ pub fn open(source: &Source) -> Result<Data, DataError> {
         }
         Source::ImageFolder { folder, size, channels } => {
             let train = ImageFolder::open(&folder.join("train"), None, *size, *channels)?;
-            let classes = Some(train.class_names());
-            let validation = ImageFolder::open(&folder.join("val"), classes, *size, *channels)?;
+            let validation = folder.join("val");
+            let labels = folder.join(VALIDATION_LABELS);
+            let classes = train.class_names();
+            let validation = if labels.is_file() {
+                ImageFolder::open_labelled(&validation, &labels, classes, *size, *channels)?
+            } else {
+                ImageFolder::open(&validation, Some(classes), *size, *channels)?
+            };
             Ok(Data { train: Arc::new(train), validation: Arc::new(validation) })
         }
     }

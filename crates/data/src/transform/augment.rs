@@ -9,11 +9,12 @@ use crate::{DataError, Scratch};
 use rand::RngExt;
 use slimtau_base::Stream;
 
-/// Evaluation: no randomness. An image that already is a square of the right size stays as it is;
-/// of any other, the centred square of `crop_fraction` of its shorter side is resized.
+/// Evaluation: no randomness. An image that already is a square of the right size stays as it is; any other
+/// is resized so that its shorter side is `size / crop_fraction` (rounded) and its longer one in proportion
+/// (rounded down), and the square of `size` in its centre is taken: torchvision's `Resize` and `CenterCrop`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EvalCrop {
-    /// Side of the square in shorter sides, above 0 and at most 1.
+    /// Side of the square in shorter sides of the resized image, above 0 and at most 1.
     pub crop_fraction: f32,
 }
 
@@ -44,11 +45,22 @@ impl EvalCrop {
             out.iter_mut().zip(pixels.data).for_each(|(v, &p)| *v = f32::from(p) * UNIT);
             return;
         }
-        let side = self.crop_fraction * pixels.height.min(pixels.width) as f32;
-        let centred =
-            |n: usize| Axis { from: 0, to: n, start: (n as f32 - side) / 2.0, extent: side };
+        let shortest = pixels.height.min(pixels.width);
+        let shorter = ((size as f32 / self.crop_fraction).round() as usize).max(size);
+        // Only the square's part of the resized image is computed.
+        let centred = |n: usize| {
+            let resized = shorter * n / shortest;
+            let scale = n as f32 / resized as f32;
+            let start = half_to_even(resized - size) as f32 * scale;
+            Axis { from: 0, to: n, start, extent: size as f32 * scale }
+        };
         resample(pixels, centred(pixels.height), centred(pixels.width), size, scratch, out);
     }
+}
+
+/// Half of `n`, a half rounded to the even neighbour.
+fn half_to_even(n: usize) -> usize {
+    n / 2 + usize::from(n % 4 == 3)
 }
 
 /// Training on small images: pad with black, crop at a random place, flip.

@@ -1,7 +1,8 @@
 //! `slimtau export`: one subnet as a network of its own.
 
+use super::inherited::Reading;
 use crate::SpaceArg;
-use crate::pipeline::{calibration, open_data};
+use crate::pipeline::calibration;
 use anyhow::{Result, bail, ensure};
 use slimtau_space::SearchSpace;
 use slimtau_supernet::{BnMode, Layout, OnnxNorms, Plan, Session, Weights, recalibrate};
@@ -43,6 +44,8 @@ pub struct Export {
     /// With --bn recalibrated: `embedded`, `auto`, or a folder [default: embedded]
     #[arg(long, value_name = "SOURCE")]
     data: Option<String>,
+    #[command(flatten)]
+    reading: Reading,
     /// With --bn recalibrated: training batches that statistics are measured on [default: 8]
     #[arg(long, value_name = "N")]
     recalibration_batches: Option<usize>,
@@ -174,9 +177,10 @@ fn measure(
     plan: &Plan,
     weights: &mut Weights,
 ) -> Result<String> {
-    let data = open_data(args.data.as_deref().unwrap_or("embedded"), space)?;
+    let data = args.reading.open(args.data.as_deref().unwrap_or("embedded"), space)?;
     let batches = args.recalibration_batches.unwrap_or(8);
-    let images = calibration(&data, args.batch.unwrap_or(250), batches)?;
+    let crop = args.reading.crop();
+    let images = calibration(&data, crop, args.batch.unwrap_or(250), batches)?;
     let Weights { params, buffers } = weights;
     let each = images.iter().map(Vec::as_slice);
     recalibrate(&mut Session::new(), plan, params, buffers, each)?;

@@ -2,10 +2,11 @@
 
 use super::log::{Evaluation, Log};
 use crate::SpaceArg;
+use crate::config::Corrupt;
 use crate::pipeline::{CHUNK, Evaluator, Tally, open_data};
 use crate::progress::Bar;
 use anyhow::{Result, ensure};
-use slimtau_data::Data;
+use slimtau_data::{Data, Dataset, EvalCrop};
 use slimtau_kernels::conv::Isa;
 use slimtau_space::{Arch, SearchSpace};
 use slimtau_supernet::{BnMode, Layout, Weights};
@@ -15,6 +16,29 @@ use std::time::{Duration, Instant};
 
 /// What a kill may lose, besides the batch in progress and the measurement of BN statistics.
 const LOG_EVERY: Duration = Duration::from_secs(20);
+
+/// What becomes of image files.
+#[derive(clap::Args)]
+pub struct Reading {
+    /// Side of the centre crop in shorter sides of the resized image, for images of other sizes than the space's
+    #[arg(long, default_value_t = EvalCrop::default().crop_fraction, value_name = "SHARE")]
+    crop_fraction: f32,
+    /// What happens to image files that cannot be decoded
+    #[arg(long, value_enum, default_value_t)]
+    corrupt: Corrupt,
+}
+
+impl Reading {
+    /// The images of a source, which must fit the space.
+    pub fn open(&self, source: &str, space: &SearchSpace) -> Result<Data> {
+        open_data(source, self.corrupt, space)
+    }
+
+    /// What evaluation sees of an image.
+    pub fn crop(&self) -> EvalCrop {
+        EvalCrop { crop_fraction: self.crop_fraction }
+    }
+}
 
 /// A supernet, and how accuracies are inherited from it.
 #[derive(clap::Args)]
@@ -27,6 +51,8 @@ pub struct Inherited {
     /// `embedded`, `auto`, or a folder
     #[arg(long, default_value = "embedded", value_name = "SOURCE")]
     data: String,
+    #[command(flatten)]
+    reading: Reading,
     /// tracked, frozen (both: the checkpoint's statistics) or recalibrated per subnet
     #[arg(long, default_value_t = BnMode::Tracked)]
     bn: BnMode,
@@ -54,7 +80,7 @@ impl Inherited {
         ensure!(self.recalibration_batches >= 1, "--recalibration-batches 0: at least one");
         let layout = Layout::supernet(&space)?;
         let weights = Weights::load(&layout, &self.checkpoint)?;
-        let data = open_data(&self.data, &space)?;
+        let data = self.reading.open(&self.data, &space)?;
         Ok(Supernet { args: self, space, layout, weights, data })
     }
 }
@@ -63,8 +89,8 @@ impl Supernet<'_> {
     /// Evaluates on the validation images of `data`, a part of the supernet's own.
     pub fn evaluator(&self, data: &Data) -> Result<Evaluator> {
         let Inherited { bn, batch, recalibration_batches, .. } = *self.args;
-        let layout = Arc::clone(&self.layout);
-        Evaluator::new(&self.space, layout, data, bn, batch, recalibration_batches)
+        let (layout, crop) = (Arc::clone(&self.layout), self.args.reading.crop());
+        Evaluator::new(&self.space, layout, data, crop, bn, batch, recalibration_batches)
     }
 
     /// What decides the accuracies on `data`.
@@ -76,7 +102,7 @@ impl Supernet<'_> {
             checkpoint: hash_of(weights.params.iter().chain(&weights.buffers)),
             space: format!("{}, {hash}", space.name),
             training: data.train.describe(),
-            validation: data.validation.describe(),
+            validation: described(&*data.validation, self.args.reading.crop()),
             images: data.validation.len(),
             bn: bn.to_string(),
             recalibration_batches: (bn == BnMode::Recalibrated).then_some(recalibration_batches),
@@ -116,6 +142,15 @@ impl Supernet<'_> {
         }
         Ok(())
     }
+}
+
+/// The validation images and how they are cropped; an unusual crop alone needs words.
+fn described(validation: &dyn Dataset, crop: EvalCrop) -> String {
+    let text = validation.describe();
+    if crop == EvalCrop::default() {
+        return text;
+    }
+    format!("{text}, crop fraction {}", crop.crop_fraction)
 }
 
 /// A hash of numbers.

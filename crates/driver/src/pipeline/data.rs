@@ -1,16 +1,19 @@
 //! A run's images: the source, and what the configuration makes of it.
 
-use crate::config;
+use crate::config::{self, Corrupt};
 use anyhow::{Context, Result, bail};
-use slimtau_data::{Composed, ComposedConfig, Data, Dataset, InMemory, Source, Subset, hold_out};
+use slimtau_data::{
+    Composed, ComposedConfig, Data, Dataset, InMemory, Replaced, Source, Subset, hold_out, readable,
+};
 use slimtau_space::SearchSpace;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Opens a source by name: `embedded`, `auto`, `kind:FOLDER`, or a folder whose kind its files tell.
 /// Its images must fit the space.
-pub fn open_data(source: &str, space: &SearchSpace) -> Result<Data> {
-    let data = open(source, space)?;
+pub fn open_data(source: &str, corrupt: Corrupt, space: &SearchSpace) -> Result<Data> {
+    let data = without_corrupt(open(source, space)?, corrupt)?;
     check(&data, space)?;
     Ok(data)
 }
@@ -24,6 +27,8 @@ pub fn of_run(config: &config::Data, space: &SearchSpace) -> Result<Data> {
     }
     data.train = first(data.train, config.train_images)?;
     data.validation = first(data.validation, config.validation_images)?;
+    // After held-out images were split off: none of them may stand in for a training image.
+    data = without_corrupt(data, config.corrupt)?;
     if let Some(composed) = &config.composed {
         let &config::Composed { items, train_images, validation_images, canvas, item, seed } =
             composed;
@@ -41,6 +46,26 @@ pub fn of_run(config: &config::Data, space: &SearchSpace) -> Result<Data> {
     }
     check(&data, space)?;
     Ok(data)
+}
+
+/// Does with undecodable images as the configuration says. Each is named once on standard error, with how many
+/// there have been.
+fn without_corrupt(data: Data, corrupt: Corrupt) -> Result<Data> {
+    if corrupt == Corrupt::Fail {
+        return Ok(data);
+    }
+    let mut left_out = 0;
+    let threads = rayon::current_num_threads();
+    let validation = readable(data.validation, threads, |_, error| {
+        left_out += 1;
+        eprintln!("{error}; left out of validation ({left_out} so far)");
+    })?;
+    let replaced = AtomicUsize::new(0);
+    let train = Replaced::new(data.train, move |_, error| {
+        let n = replaced.fetch_add(1, Ordering::Relaxed) + 1;
+        eprintln!("{error}; the next of its class takes its place ({n} so far)");
+    });
+    Ok(Data { train: Arc::new(train), validation })
 }
 
 fn open(source: &str, space: &SearchSpace) -> Result<Data> {

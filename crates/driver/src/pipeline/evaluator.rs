@@ -1,11 +1,13 @@
-//! Top-1 accuracies on a validation set that is kept in memory.
+//! Top-1 accuracies on a validation set, which is kept in memory where it is small enough.
 
 use super::Run;
 use super::stages::normalization;
 use crate::progress::Bar;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
-use slimtau_data::{Batch, Data, Dataset, Loader, LoaderConfig, Normalization};
+use slimtau_data::{
+    Batch, Data, DataError, Dataset, EvalCrop, Loader, LoaderConfig, Normalization, Pipeline,
+};
 use slimtau_space::{Arch, SearchSpace};
 use slimtau_supernet::{
     BnMode, Layout, Plan, PrefixTree, Session, Statistics, TreeSession, Weights, argmax,
@@ -16,6 +18,10 @@ use std::sync::Arc;
 /// competition's 45,000 codes: 1.86 times fewer operations than one by one, all at once 1.87), and their statistics
 /// take little memory.
 pub const CHUNK: usize = 100;
+
+/// Validation images that take more memory than this, as the network sees them, are decoded anew for each pass: the
+/// 50,000 of ImageNet would take 30 GB.
+const KEPT_BYTES: usize = 2 << 30;
 
 /// How far an evaluation of some subnets is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -32,33 +38,82 @@ pub struct Evaluator {
     space: SearchSpace,
     layout: Arc<Layout>,
     bn: BnMode,
-    validation: Vec<(Vec<f32>, Vec<u32>)>,
+    validation: Batches,
     calibration: Vec<Vec<f32>>,
     session: Session,
     tree_session: TreeSession,
 }
 
+/// The batches of a pass over all images.
+struct Batches {
+    loader: Loader,
+    /// All of them, in order, or none.
+    kept: Vec<Batch>,
+}
+
+impl Batches {
+    fn new(loader: Loader, most_bytes: usize) -> Result<Self, DataError> {
+        let set = loader.dataset();
+        let bytes = set.len().saturating_mul(4 * set.size() * set.size() * set.channels());
+        let keep = if bytes <= most_bytes { loader.steps_per_epoch() } else { 0 };
+        let kept = loader.stream(0, keep).collect::<Result<_, _>>()?;
+        Ok(Self { loader, kept })
+    }
+
+    fn len(&self) -> usize {
+        self.loader.steps_per_epoch() as usize
+    }
+
+    fn images(&self) -> usize {
+        self.loader.dataset().len()
+    }
+
+    /// Hands the batches from `first` on to `use_batch` with their numbers, until that says no; whether it never did.
+    fn all_from(
+        &self,
+        first: usize,
+        mut use_batch: impl FnMut(usize, &Batch) -> Result<bool>,
+    ) -> Result<bool> {
+        for (i, batch) in self.kept.iter().enumerate().skip(first) {
+            if !use_batch(i, batch)? {
+                return Ok(false);
+            }
+        }
+        let first = first.max(self.kept.len());
+        for (i, batch) in (first..).zip(self.loader.stream(first as u64, self.len() as u64)) {
+            let batch = batch?;
+            if !use_batch(i, &batch)? {
+                return Ok(false);
+            }
+            self.loader.recycle(batch);
+        }
+        Ok(true)
+    }
+}
+
 impl Evaluator {
-    /// Loads the validation set, and for [`BnMode::Recalibrated`] `calibration_batches` batches of
+    /// Loads the validation set where it is small, and for [`BnMode::Recalibrated`] `calibration_batches` batches of
     /// training images (always the same, without augmentation).
     pub fn new(
         space: &SearchSpace,
         layout: Arc<Layout>,
         data: &Data,
+        crop: EvalCrop,
         bn: BnMode,
         batch: usize,
         calibration_batches: usize,
     ) -> Result<Self> {
         let normalization = normalization(&*data.train)?;
-        let validation = batches(&data.validation, &normalization, batch, u64::MAX)?;
+        let validation =
+            Batches::new(loader(&data.validation, crop, &normalization, batch)?, KEPT_BYTES)?;
         let wanted = if bn == BnMode::Recalibrated { calibration_batches } else { 0 };
-        let calibration = batches(&data.train, &normalization, batch, wanted as u64)?;
+        let calibration = calibration(data, crop, batch, wanted)?;
         Ok(Self {
             space: space.clone(),
             layout,
             bn,
-            validation: validation.into_iter().map(|b| (b.images, b.labels)).collect(),
-            calibration: calibration.into_iter().map(|b| b.images).collect(),
+            validation,
+            calibration,
             session: Session::new(),
             tree_session: TreeSession::default(),
         })
@@ -71,6 +126,7 @@ impl Evaluator {
             &run.space,
             Arc::clone(&run.layout),
             data,
+            config.data.evaluation(),
             config.inherit.bn.unwrap_or(config.ccfs.bn).into(),
             config.inherit.batch,
             config.inherit.recalibration_batches,
@@ -79,16 +135,18 @@ impl Evaluator {
 
     /// The number of validation images.
     pub fn images(&self) -> usize {
-        self.validation.iter().map(|(_, labels)| labels.len()).sum()
+        self.validation.images()
     }
 
     /// Top-1 accuracy of any plan of these weights in percent, always with the running statistics that stand in them.
     pub fn plan_accuracy(&mut self, weights: &Weights, plan: &Plan) -> Result<f64> {
         let Weights { params, buffers } = weights;
         let mut right = 0;
-        for (images, labels) in &self.validation {
-            right += n_right(self.session.infer(plan, params, buffers, images)?, labels);
-        }
+        let Self { validation, session, .. } = self;
+        validation.all_from(0, |_, batch| {
+            right += n_right(session.infer(plan, params, buffers, &batch.images)?, &batch.labels);
+            Ok(true)
+        })?;
         Ok(percent(right, self.images()))
     }
 
@@ -157,17 +215,15 @@ impl Evaluator {
             BnMode::Recalibrated => Statistics::Recalibrated(&own),
             BnMode::Tracked | BnMode::Frozen => Statistics::Shared(buffers),
         };
-        for (i, (images, labels)) in validation.iter().enumerate().skip(before) {
+        let finished = validation.all_from(before, |i, Batch { images, labels, .. }| {
             tree.infer(session, params, statistics, images, |subnet, logits| {
                 tally.right[subnet] += n_right(logits, labels);
             })?;
             tally.batches = i + 1;
             advance(1);
-            if tally.batches < validation.len() && !go_on(&tally)? {
-                return Ok(None);
-            }
-        }
-        Ok(Some(tally.right))
+            Ok(tally.batches == validation.len() || go_on(&tally)?)
+        })?;
+        Ok(finished.then_some(tally.right))
     }
 
     fn plan(&self, arch: &Arch) -> Result<Plan> {
@@ -177,22 +233,30 @@ impl Evaluator {
 
 /// The images that [`BnMode::Recalibrated`] measures statistics on: the first batches of the training set, always the
 /// same, without augmentation. Fewer than `n_batches` where the set ends before.
-pub fn calibration(data: &Data, batch: usize, n_batches: usize) -> Result<Vec<Vec<f32>>> {
-    let normalization = normalization(&*data.train)?;
-    let batches = batches(&data.train, &normalization, batch, n_batches as u64)?;
+pub fn calibration(
+    data: &Data,
+    crop: EvalCrop,
+    batch: usize,
+    n_batches: usize,
+) -> Result<Vec<Vec<f32>>> {
+    let loader = loader(&data.train, crop, &normalization(&*data.train)?, batch)?;
+    let steps = loader.steps_per_epoch().min(n_batches as u64);
+    let batches = loader.stream(0, steps).collect::<Result<Vec<_>, _>>()?;
     Ok(batches.into_iter().map(|b| b.images).collect())
 }
 
-/// The first batches of a set, without augmentation.
-fn batches(
+/// A set's images in order, without augmentation.
+fn loader(
     set: &Arc<dyn Dataset>,
+    crop: EvalCrop,
     normalization: &Normalization,
     batch: usize,
-    most: u64,
-) -> Result<Vec<Batch>> {
-    let loader = Loader::new(Arc::clone(set), LoaderConfig::eval(normalization.clone(), batch))?;
-    let steps = loader.steps_per_epoch().min(most);
-    Ok(loader.stream(0, steps).collect::<Result<_, _>>()?)
+) -> Result<Loader> {
+    let config = LoaderConfig {
+        pipeline: Pipeline::Eval(crop),
+        ..LoaderConfig::eval(normalization.clone(), batch)
+    };
+    Ok(Loader::new(Arc::clone(set), config)?)
 }
 
 /// A number of right answers as top-1 accuracy in percent.
@@ -221,7 +285,8 @@ mod tests {
 
     fn evaluator(space: &SearchSpace, bn: BnMode) -> Evaluator {
         // 50 images in batches of 20: the last is smaller.
-        Evaluator::new(space, Layout::supernet(space).unwrap(), &data(), bn, 20, 2).unwrap()
+        let (layout, crop) = (Layout::supernet(space).unwrap(), EvalCrop::default());
+        Evaluator::new(space, layout, &data(), crop, bn, 20, 2).unwrap()
     }
 
     fn space() -> SearchSpace {
@@ -271,6 +336,30 @@ mod tests {
                 found.iter().map(|a| a.to_bits()).collect();
             assert!(distinct.len() > 3, "{bn}: random weights differ: {distinct:?}");
         }
+    }
+
+    #[test]
+    fn images_decoded_anew_are_those_that_would_be_kept() {
+        let config = LoaderConfig::eval(slimtau_data::Normalization::fashion_mnist(), 20);
+        let loader = Loader::new(data().validation, config).unwrap();
+        let bytes = 50 * 28 * 28 * 4;
+        let [kept, anew] =
+            [bytes, bytes - 1].map(|most| Batches::new(loader.clone(), most).unwrap());
+        assert_eq!((kept.kept.len(), anew.kept.len()), (3, 0));
+        let seen = |batches: &Batches, first: usize, last: usize| {
+            let mut seen = Vec::new();
+            let whole = batches.all_from(first, |i, batch| {
+                seen.push((i, batch.clone()));
+                Ok(i < last)
+            });
+            (whole.unwrap(), seen)
+        };
+        for (first, last) in [(0, 9), (1, 9), (3, 9), (0, 1)] {
+            assert_eq!(seen(&kept, first, last), seen(&anew, first, last), "{first} to {last}");
+        }
+        let (whole, all) = seen(&anew, 0, 9);
+        assert_eq!((whole, all.len(), anew.images()), (true, 3, 50));
+        assert!(!seen(&anew, 0, 1).0);
     }
 
     #[test]

@@ -366,9 +366,9 @@ impl Run {
 
     /// What decides which images every stage with labels sees, and in which order.
     fn images(&self) -> String {
-        let crate::config::Data { crop_padding, flip, .. } = &self.config.data;
         format!(
-            "{crop_padding} {flip} {}\n{}\n{}\n{}",
+            "{} {}\n{}\n{}\n{}",
+            self.config.data.identity(),
             self.config.seed,
             self.space.to_toml(),
             self.data.train.describe(),

@@ -7,7 +7,7 @@ use crate::config::{Data, Optimizer};
 use anyhow::{Context, Result};
 use slimtau_base::TensorFile;
 use slimtau_ccfs::{Sampler, SamplerKind};
-use slimtau_data::{CropFlip, Dataset, Loader, LoaderConfig, MocoViews, Normalization, Pipeline};
+use slimtau_data::{Dataset, Loader, LoaderConfig, MocoViews, Normalization, Pipeline};
 use slimtau_distill::{Learner, LearnerConfig, Teacher};
 use slimtau_moco::{Moco, MocoConfig};
 use slimtau_supernet::{BnMode, Plan, Weights, import};
@@ -41,9 +41,7 @@ pub fn train_loader(
     batch: usize,
     seed: u64,
 ) -> Result<Loader> {
-    let flip_probability = if data.flip { 0.5 } else { 0.0 };
-    let pipeline = Pipeline::CropFlip(CropFlip { padding: data.crop_padding, flip_probability });
-    let config = LoaderConfig::train(pipeline, normalization(&**train)?, batch, seed);
+    let config = LoaderConfig::train(data.training(), normalization(&**train)?, batch, seed);
     Ok(Loader::new(Arc::clone(train), LoaderConfig { workers: LOADER_WORKERS, ..config })?)
 }
 

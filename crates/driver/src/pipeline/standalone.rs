@@ -194,7 +194,8 @@ pub fn train(
     let bar = Bar::new("standalone", trainings.len() as u64 * run.config.standalone.steps);
     let evaluator = || {
         let (layout, batch) = (Arc::clone(&run.layout), run.config.inherit.batch);
-        Evaluator::new(&run.space, layout, &run.data, BnMode::Tracked, batch, 1)
+        let crop = run.config.data.evaluation();
+        Evaluator::new(&run.space, layout, &run.data, crop, BnMode::Tracked, batch, 1)
     };
     let finished = AtomicU64::new(0);
     let stopped = AtomicU64::new(0);

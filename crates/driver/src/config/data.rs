@@ -1,0 +1,213 @@
+//! `[data]`: where images come from, and what training and evaluation make of them.
+
+use super::in_range;
+use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
+use slimtau_data::{CropFlip, EvalCrop, Pipeline, ResizedCropFlip};
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Data {
+    /// `embedded`, `auto` (the whole set where it is installed), or a folder.
+    pub source: String,
+    /// Use only the first so many training images (0 = all).
+    #[serde(default)]
+    pub train_images: usize,
+    /// Use only the first so many validation images (0 = all).
+    #[serde(default)]
+    pub validation_images: usize,
+    // What a configuration of before has no word for is not written either: folders of runs are compared as text.
+    /// How training images are cropped.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub crop: Crop,
+    /// Zero padding before the random crop, pixels; with `crop = "padded"`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crop_padding: Option<usize>,
+    /// Smallest share of the image's area that a crop may show; with `crop = "random-resized"`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_scale: Option<f32>,
+    /// Smallest and largest width / height of a crop; with `crop = "random-resized"`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ratio: Option<[f32; 2]>,
+    /// In evaluation: side of the centre crop in shorter sides of the resized image.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub crop_fraction: CropFraction,
+    /// Mirror every second training image.
+    pub flip: bool,
+    /// What happens to image files that cannot be decoded.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub corrupt: Corrupt,
+    /// Hold out so many training images of each class, and validate on them instead (0 = off).
+    #[serde(default)]
+    pub hold_out: usize,
+    /// Compose images of the source's and classify those.
+    #[serde(default)]
+    pub composed: Option<Composed>,
+}
+
+/// How training images are cropped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Crop {
+    /// The image's centre at the network's size, with zeros around it, at a random place.
+    #[default]
+    Padded,
+    /// A box of random size, shape and place, resized.
+    RandomResized,
+}
+
+/// A share of the shorter side; 224 of 256 by default.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CropFraction(pub f32);
+
+impl Default for CropFraction {
+    fn default() -> Self {
+        Self(EvalCrop::default().crop_fraction)
+    }
+}
+
+/// What happens to image files that cannot be decoded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Corrupt {
+    /// The run ends with an error that names the file
+    #[default]
+    Fail,
+    /// In training the next image of its class takes its place; validation goes without it
+    Skip,
+}
+
+/// Items at random places of a canvas, labelled by what is on it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Composed {
+    /// Items on an image, 1 or 2.
+    pub items: usize,
+    /// How many composed images to train on.
+    pub train_images: usize,
+    /// How many to validate on.
+    pub validation_images: usize,
+    /// Side of the canvas, pixels.
+    pub canvas: usize,
+    /// Side of an item, pixels.
+    pub item: usize,
+    /// Which images are composed; not the run's seed, so that every run has the same task.
+    #[serde(default)]
+    pub seed: u64,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+impl Data {
+    /// What training with labels makes of an image.
+    pub fn training(&self) -> Pipeline {
+        let flip_probability = if self.flip { 0.5 } else { 0.0 };
+        match self.crop {
+            Crop::Padded => {
+                let padding = self.crop_padding.unwrap_or_default(); // there, once checked
+                Pipeline::CropFlip(CropFlip { padding, flip_probability })
+            }
+            Crop::RandomResized => {
+                let usual = ResizedCropFlip::default();
+                let scale = self.min_scale.map_or(usual.scale, |least| (least, 1.0));
+                let ratio = self.ratio.map_or(usual.ratio, |[low, high]| (low, high));
+                Pipeline::ResizedCropFlip(ResizedCropFlip { scale, ratio, flip_probability })
+            }
+        }
+    }
+
+    /// What evaluation makes of an image.
+    pub fn evaluation(&self) -> EvalCrop {
+        EvalCrop { crop_fraction: self.crop_fraction.0 }
+    }
+
+    /// What decides the pixels that stages with labels see, besides the images. Part of hashes, so where a
+    /// configuration says nothing new it is what it was before there was more to say.
+    pub fn identity(&self) -> String {
+        let mut text = match self.training() {
+            Pipeline::ResizedCropFlip(ResizedCropFlip { scale, ratio, .. }) => {
+                format!("random-resized {scale:?} {ratio:?} {}", self.flip)
+            }
+            _ => format!("{} {}", self.crop_padding.unwrap_or_default(), self.flip),
+        };
+        if !is_default(&self.crop_fraction) {
+            text += &format!(" crop_fraction {}", self.crop_fraction.0);
+        }
+        text
+    }
+
+    /// Refuses values out of range and keys of the other kind of crop.
+    pub fn check(&self) -> Result<()> {
+        match self.crop {
+            Crop::Padded => {
+                if self.crop_padding.is_none() {
+                    bail!(
+                        "data.crop_padding: is missing, and `crop = \"padded\"`, the default, needs it"
+                    );
+                }
+                let shown = [
+                    ("min_scale", self.min_scale.map(|value| format!("{value:?}"))),
+                    ("ratio", self.ratio.map(|value| format!("{value:?}"))),
+                ];
+                for (key, value) in shown {
+                    if let Some(value) = value {
+                        bail!("data.{key} = {value}: only with `crop = \"random-resized\"`");
+                    }
+                }
+            }
+            Crop::RandomResized => {
+                if let Some(padding) = self.crop_padding {
+                    bail!("data.crop_padding = {padding}: only with `crop = \"padded\"`");
+                }
+            }
+        }
+        if let Some(least) = self.min_scale {
+            in_range("data.min_scale", least, 0.01, 1.0)?;
+        }
+        if let Some([low, high]) = self.ratio {
+            in_range("data.ratio", low, 0.01, 100.0)?;
+            in_range("data.ratio", high, low, 100.0)?;
+        }
+        in_range("data.crop_fraction", self.crop_fraction.0, 0.1, 1.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(keys: &str) -> Data {
+        let data: Data = toml::from_str(&format!("source = \"x\"\nflip = true\n{keys}")).unwrap();
+        data.check().unwrap();
+        data
+    }
+
+    #[test]
+    fn what_says_nothing_new_is_written_as_before() {
+        let data = parse("crop_padding = 2");
+        assert_eq!(data.identity(), "2 true");
+        let text = toml::to_string(&data).unwrap();
+        assert_eq!(
+            text,
+            "source = \"x\"\ntrain_images = 0\nvalidation_images = 0\ncrop_padding = 2\nflip = true\nhold_out = 0\n"
+        );
+    }
+
+    #[test]
+    fn new_keys_reach_pipeline_text_and_identity() {
+        let data = parse(
+            "crop = \"random-resized\"\nmin_scale = 0.3\nratio = [0.5, 2.0]\ncrop_fraction = 0.5\ncorrupt = \"skip\"",
+        );
+        let expect =
+            ResizedCropFlip { scale: (0.3, 1.0), ratio: (0.5, 2.0), flip_probability: 0.5 };
+        assert_eq!(data.training(), Pipeline::ResizedCropFlip(expect));
+        assert_eq!(data.evaluation().crop_fraction, 0.5);
+        let again: Data = toml::from_str(&toml::to_string(&data).unwrap()).unwrap();
+        assert_eq!((again.identity(), again.corrupt), (data.identity(), Corrupt::Skip));
+        let usual = parse("crop = \"random-resized\"");
+        assert_eq!(usual.training(), Pipeline::ResizedCropFlip(ResizedCropFlip::default()));
+        assert_ne!(usual.identity(), data.identity());
+    }
+}
