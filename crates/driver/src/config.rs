@@ -134,6 +134,10 @@ pub struct Moco {
     pub steps: u64,
     pub batch: usize,
     pub optimizer: Optimizer,
+    /// Whether each epoch has an order of its own, or that of the dataset.
+    // What a configuration of before has no word for is not written: hashes are of the text.
+    #[serde(default = "default_true", skip_serializing_if = "is_true")]
+    pub shuffle: bool,
     pub queue: usize,
     pub dim: usize,
     /// First and last temperature; it falls geometrically over the stage.
@@ -150,6 +154,14 @@ pub struct Moco {
     /// Smallest share of the image's area that a view may show.
     #[serde(default = "default_min_scale")]
     pub min_scale: f32,
+}
+
+fn default_true() -> bool {
+    true
+}
+
+fn is_true(value: &bool) -> bool {
+    *value
 }
 
 fn default_key_updates() -> u32 {
@@ -482,7 +494,7 @@ mod tests {
     fn committed_configurations_are_valid() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
         let mut n_methods = 0;
-        for name in ["quick.toml", "reproduce.toml"] {
+        for name in ["quick.toml", "reproduce.toml", "cvpr2022.toml", "cvpr2022-authors.toml"] {
             let config = Config::load(&folder.join(name)).unwrap();
             config.search_space(&folder).unwrap();
             n_methods += config.methods.len();

@@ -7,7 +7,7 @@ use crate::config::{Data, Optimizer};
 use anyhow::{Context, Result};
 use slimtau_base::TensorFile;
 use slimtau_ccfs::{Sampler, SamplerKind};
-use slimtau_data::{Dataset, Loader, LoaderConfig, MocoViews, Normalization, Pipeline};
+use slimtau_data::{Dataset, Loader, LoaderConfig, MocoViews, Normalization, Order, Pipeline};
 use slimtau_distill::{Learner, LearnerConfig, Teacher};
 use slimtau_moco::{Moco, MocoConfig};
 use slimtau_supernet::{BnMode, Plan, Weights, import};
@@ -93,6 +93,7 @@ pub fn moco(run: &Run) -> Result<Outcome> {
     let normalization = normalization(&*run.data.train)?;
     let loader = LoaderConfig {
         workers: LOADER_WORKERS,
+        order: if stage.shuffle { Order::Shuffled } else { Order::Sequential },
         ..LoaderConfig::train(Pipeline::TwoViews(views), normalization, stage.batch, config.seed)
     };
     let loader = Loader::new(Arc::clone(&run.data.train), loader)?;
