@@ -5,18 +5,22 @@ use anyhow::Result;
 use slimtau_supernet::{Layout, import, reorder_middle_channels};
 use std::path::PathBuf;
 
+/// What `slimtau import --help` says beyond the options.
+const FORMATS: &str = "\
+Formats: the competition's .pdparams (Paddle's), PyTorch's .pth and .pt of version 1.6 or later, and safetensors. The contents decide, \
+not the name. Nothing in a file is run: what is no array, tensor or plain dictionary is refused by name.
+
+Names: the competition's (blocks.0.conv.weight, ...) or torchvision's (conv1.weight, layer1.0.conv1.weight, ...), with or without \
+`_layers.`, `model.` or `module.` before them and `fn.` in them; at the top of the file or under \"state_dict\", \"model\" or \
+\"model_state_dict\". There must be all tensors of the space's largest network, at its widths.
+
+Values: float32 is kept bit for bit; float16, bfloat16 and float64 are converted to it.
+
+Example: slimtau import --space cvpr2022 --input resnet48.pdparams --output resnet48.safetensors";
+
 /// Weights of the space's largest network, from a file of another program, as a checkpoint.
-///
-/// Reads the competition's .pdparams (Paddle's), PyTorch's .pth and .pt of version 1.6 or later, and
-/// safetensors; the contents decide, not the name. Nothing in a file is ever run: whatever is no array,
-/// tensor or plain dictionary is refused by name. Tensors may have the competition's names
-/// (blocks.0.conv.weight, ...) or torchvision's (conv1.weight, layer1.0.conv1.weight, ...), with
-/// `_layers.`, `model.`, `module.` before them and `fn.` in them, at the top or under "state_dict" or
-/// "model". float16, bfloat16 and float64 are converted to float32, which itself is kept bit for bit.
-///
-/// Example: slimtau import --space cvpr2022 --input resnet48.pdparams --output resnet48.safetensors
 #[derive(clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_long_help = FORMATS)]
 pub struct Import {
     #[command(flatten)]
     space: SpaceArg,
