@@ -31,6 +31,11 @@ pub struct Reading {
 impl Reading {
     /// The images of a source, which must fit the space.
     pub fn open(&self, source: &str, space: &SearchSpace) -> Result<Data> {
+        let fraction = self.crop_fraction;
+        ensure!(
+            (0.1..=1.0).contains(&fraction),
+            "--crop-fraction {fraction}: must lie in 0.1..=1.0"
+        );
         open_data(source, self.corrupt, space)
     }
 
@@ -44,7 +49,7 @@ impl Reading {
 #[derive(clap::Args)]
 pub struct Inherited {
     #[command(flatten)]
-    pub space: SpaceArg,
+    space: SpaceArg,
     /// Weights of the supernet (safetensors)
     #[arg(long, value_name = "FILE")]
     checkpoint: PathBuf,
@@ -74,10 +79,15 @@ pub struct Supernet<'a> {
 }
 
 impl Inherited {
-    /// Reads weights and finds the images of a space.
-    pub fn open(&self, space: SearchSpace) -> Result<Supernet<'_>> {
+    /// The space, after a look at the options: what is wrong with them is said before anything is read.
+    pub fn space(&self) -> Result<SearchSpace> {
         ensure!(self.batch >= 1, "--batch 0: at least one image");
         ensure!(self.recalibration_batches >= 1, "--recalibration-batches 0: at least one");
+        self.space.load()
+    }
+
+    /// Reads weights and finds the images of the space.
+    pub fn open(&self, space: SearchSpace) -> Result<Supernet<'_>> {
         let layout = Layout::supernet(&space)?;
         let weights = Weights::load(&layout, &self.checkpoint)?;
         let data = self.reading.open(&self.data, &space)?;

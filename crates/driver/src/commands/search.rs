@@ -117,7 +117,7 @@ pub fn run(args: &Search) -> Result<()> {
     if let Some(most) = args.max_latency {
         ensure!(most.is_finite() && most > 0.0, "--max-latency {most}: milliseconds above 0");
     }
-    let space = args.supernet.space.load()?;
+    let space = args.supernet.space()?;
     let costs = CostModel::new(&space);
     let least = costs.costs(&space.smallest());
     for (option, limit, least) in

@@ -47,7 +47,7 @@ pub struct Merge {
 
 /// Evaluates a list.
 pub fn run(args: &Eval) -> Result<()> {
-    let space = args.supernet.space.load()?;
+    let space = args.supernet.space()?;
     // All codes are checked before the first long computation.
     let listed = read_tied_codes(&args.codes, &space)?;
     let archs: Vec<Arch> = listed.iter().map(|listed| listed.arch.clone()).collect();
