@@ -34,6 +34,8 @@ fn help_of_every_command_works() {
         "inherit",
         "standalone",
         "search",
+        "plan",
+        "import",
         "space",
         "space count",
         "space stats",
@@ -450,4 +452,47 @@ fn one_architecture_alone_is_trained_as_the_list_trains_it() {
     let untied = "22111111112";
     standalone(untied).expect_success();
     assert_refused(&standalone("29111111111"), &["--arch 29111111111"]);
+}
+
+#[test]
+fn a_plan_has_every_stage_with_its_exact_operations() {
+    let case = Case::new();
+    let config = case.at("config.toml");
+    let words = ["plan", "--config", word(&config), "--batch", "4", "--steps", "1", "--json"];
+    let plan: Value = serde_json::from_str(&run(&words).expect_success()).unwrap();
+    let stages = plan["stages"].as_array().unwrap();
+    let names: Vec<&str> = stages.iter().map(|s| s["stage"].as_str().unwrap()).collect();
+    assert_eq!(names, ["teacher", "moco", "ccfs", "inherit", "standalone"]);
+    for stage in stages {
+        for value in ["images", "pflop", "gflops", "hours", "peak_memory_gib", "disk_gib"] {
+            let value = stage[value].as_f64().unwrap();
+            assert!(value.is_finite() && value > 0.0, "{stage}");
+        }
+    }
+    assert_eq!(plan["subnets"], 3);
+    assert_eq!(plan["validation_images"], 40);
+
+    // Stages of known networks: the largest, and the listed ones alone.
+    let space = SearchSpace::load(word(&case.at("narrow.toml"))).unwrap();
+    let macs = |code: &str| space.resolve(&space.parse(code).unwrap()).unwrap().macs() as f64;
+    let settings: toml::Value = toml::from_str(&case.config()).unwrap();
+    let number = |table: &str, key: &str| settings[table][key].as_integer().unwrap() as f64;
+    let close = |found: &Value, expected: f64| {
+        let found = found.as_f64().unwrap();
+        assert!((found / expected - 1.0).abs() < 1e-3, "{found} for {expected}");
+    };
+    let images = number("teacher", "steps") * number("teacher", "batch");
+    close(&stages[0]["images"], images);
+    close(&stages[0]["pflop"], images * 6.0 * macs(NARROW_CODES[0]) / 1e15);
+    let images = number("standalone", "steps") * number("standalone", "batch");
+    let images = images * number("standalone", "seeds");
+    close(&stages[4]["images"], 3.0 * images);
+    let text = run(&words[..words.len() - 1]).expect_success();
+    assert!(names.iter().all(|name| text.contains(name)), "{text}");
+    // Data that are not here.
+    let lost = put(case.folder.path(), "lost.toml", case.config().replace("data\"", "lost\""));
+    let mut words = vec!["plan", "--config", word(&lost), "--batch", "4", "--steps", "1"];
+    assert_refused(&run(&words), &["lost", "--validation-images"]);
+    words.extend(["--validation-images", "1000"]);
+    run(&words).expect_success();
 }

@@ -166,7 +166,7 @@ fn senseless_searches_are_refused() {
         (&["--mutation", "1.5"], &["--mutation 1.5"]),
         (&["--population", "1"], &["--population 1"]),
         (&["--max-latency", "0"], &["--max-latency 0"]),
-        (&["--max-latency", "0.0001"], &["within the limits"]),
+        (&["--max-latency", "0.0001"], &["--max-latency 0.0001", "the smallest network"]),
         (&["--latency-batch", "0"], &["--latency-batch 0"]),
     ] {
         // clap takes an option once.

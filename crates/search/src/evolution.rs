@@ -32,7 +32,7 @@ pub struct Candidate<Cost> {
     pub cost: Cost,
     /// Top-1, percent.
     pub accuracy: f64,
-    /// 0 for random ones.
+    /// 0 for the largest, the smallest and random draws; then counts up.
     pub generation: usize,
 }
 
@@ -65,6 +65,9 @@ pub trait Problem {
 ///
 /// # Errors
 /// The problem's own.
+///
+/// # Panics
+/// When `settings.mutation` is not a probability, or the problem gives more or fewer accuracies than it was asked for.
 pub fn evolve<P: Problem>(
     space: &SearchSpace,
     settings: &Settings,
@@ -99,6 +102,7 @@ pub fn evolve<P: Problem>(
         }
         let (archs, costs): (Vec<Arch>, Vec<P::Cost>) = fresh.into_iter().unzip();
         let accuracies = problem.accuracies(generation, &archs)?;
+        assert_eq!(accuracies.len(), archs.len(), "accuracies of a generation");
         for ((arch, cost), accuracy) in archs.into_iter().zip(costs).zip(accuracies) {
             all.push(Candidate { arch, cost, accuracy, generation });
         }

@@ -11,7 +11,7 @@ use slimtau_space::{Arch, BlockCode, SearchSpace};
 /// is mutation.
 ///
 /// # Panics
-/// When `a` or `b` is not of this space.
+/// When `a` or `b` is not of this space, or `share` is not within 0 to 1.
 pub fn mix(space: &SearchSpace, rng: &mut impl Rng, a: &Arch, b: &Arch, share: f64) -> Arch {
     let of_space = |arch: &Arch| arch.stages.len() == space.stages.len();
     assert!(of_space(a) && of_space(b), "architectures of another space");

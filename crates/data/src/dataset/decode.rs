@@ -122,7 +122,10 @@ fn decode_png(
     channels: usize,
     pixels: &mut Vec<u8>,
 ) -> Result<(usize, usize), DecodeError> {
-    let mut reader = image::ImageReader::with_format(Cursor::new(file), ImageFormat::Png);
+    let reader = || image::ImageReader::with_format(Cursor::new(file), ImageFormat::Png);
+    let (width, height) = reader().into_dimensions()?;
+    check_size(width as usize, height as usize)?;
+    let mut reader = reader();
     let mut limits = image::Limits::default();
     limits.max_alloc = Some(8 * MAX_PIXELS as u64); // four 16-bit values each
     reader.limits(limits);
@@ -134,8 +137,7 @@ fn decode_png(
         DynamicImage::ImageRgba16(image) => DynamicImage::ImageRgba8(high_bytes(&image)),
         image => image,
     };
-    let (height, width) = (decoded.height() as usize, decoded.width() as usize);
-    check_size(width, height)?;
+    let (height, width) = (height as usize, width as usize);
     *pixels = match channels {
         1 => decoded.into_luma8().into_raw(),
         _ => decoded.into_rgb8().into_raw(),

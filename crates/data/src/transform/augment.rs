@@ -27,10 +27,10 @@ impl Default for EvalCrop {
 
 impl EvalCrop {
     pub(crate) fn check(&self) -> Result<(), DataError> {
-        if self.crop_fraction > 0.0 && self.crop_fraction <= 1.0 {
+        if (0.1..=1.0).contains(&self.crop_fraction) {
             return Ok(());
         }
-        Err(DataError::setting("crop fraction", self.crop_fraction, "above 0 and at most 1"))
+        Err(DataError::setting("crop fraction", self.crop_fraction, "0.1 to 1"))
     }
 
     /// Writes `[size, size, channels]` in \[0, 1\] to `out`.
@@ -373,7 +373,7 @@ mod tests {
         );
         check_refused(
             EvalCrop { crop_fraction: 0.0 }.check(),
-            "crop fraction is 0.0, expected above 0 and at most 1",
+            "crop fraction is 0.0, expected 0.1 to 1",
         );
     }
 }

@@ -148,7 +148,8 @@ fn check(args: &Export, format: Format) -> Result<()> {
             ("--recalibration-batches", args.recalibration_batches.is_some()),
             ("--batch", args.batch.is_some()),
         ];
-        if let Some((option, _)) = given.iter().find(|(_, given)| *given) {
+        let given = given.iter().find(|(_, given)| *given).map(|(name, _)| *name);
+        if let Some(option) = given.or(args.reading.given()) {
             bail!("{option}: needs --bn recalibrated; --bn {bn} looks at no images");
         }
     }

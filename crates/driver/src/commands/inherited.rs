@@ -21,27 +21,38 @@ const LOG_EVERY: Duration = Duration::from_secs(20);
 #[derive(clap::Args)]
 pub struct Reading {
     /// Side of the centre crop in shorter sides of the resized image, for images of other sizes than the space's
-    #[arg(long, default_value_t = EvalCrop::default().crop_fraction, value_name = "SHARE")]
-    crop_fraction: f32,
-    /// What happens to image files that cannot be decoded
-    #[arg(long, value_enum, default_value_t)]
-    corrupt: Corrupt,
+    /// [default: 0.875]
+    #[arg(long, value_name = "SHARE")]
+    crop_fraction: Option<f32>,
+    /// What happens to image files that cannot be decoded [default: fail]
+    #[arg(long, value_enum)]
+    corrupt: Option<Corrupt>,
 }
 
 impl Reading {
     /// The images of a source, which must fit the space.
     pub fn open(&self, source: &str, space: &SearchSpace) -> Result<Data> {
-        let fraction = self.crop_fraction;
+        let fraction = self.crop().crop_fraction;
         ensure!(
             (0.1..=1.0).contains(&fraction),
             "--crop-fraction {fraction}: must lie in 0.1..=1.0"
         );
-        open_data(source, self.corrupt, space)
+        open_data(source, self.corrupt.unwrap_or_default(), space)
     }
 
     /// What evaluation sees of an image.
     pub fn crop(&self) -> EvalCrop {
-        EvalCrop { crop_fraction: self.crop_fraction }
+        let crop_fraction = self.crop_fraction.unwrap_or(EvalCrop::default().crop_fraction);
+        EvalCrop { crop_fraction }
+    }
+
+    /// The first of these options that was given.
+    pub fn given(&self) -> Option<&'static str> {
+        let options = [
+            ("--crop-fraction", self.crop_fraction.is_some()),
+            ("--corrupt", self.corrupt.is_some()),
+        ];
+        options.iter().find(|(_, given)| *given).map(|(name, _)| *name)
     }
 }
 
@@ -127,15 +138,18 @@ impl Supernet<'_> {
     pub fn evaluate_missing<'a>(
         &self,
         evaluator: &mut Evaluator,
-        archs: impl IntoIterator<Item = &'a Arch>,
+        archs: impl ExactSizeIterator<Item = &'a Arch>,
         log: &mut Log,
         bar: &Bar,
     ) -> Result<()> {
+        let n = archs.len();
         let missing: Vec<(String, &Arch)> = archs
-            .into_iter()
             .map(|arch| (self.space.encode(arch), arch))
             .filter(|(code, _)| log.get(code).is_none())
             .collect();
+        if missing.len() < n {
+            bar.skip((n - missing.len()) as u64);
+        }
         for chunk in missing.chunks(CHUNK) {
             let (codes, subnets): (Vec<String>, Vec<&Arch>) = chunk.iter().cloned().unzip();
             let tally = log.tally(&codes);

@@ -1,7 +1,7 @@
 //! `slimtau plan`: what a run will cost on this machine, calculated from short measurements of its own steps.
 
 use crate::config::Config;
-use crate::pipeline::{CHUNK, listed_subnets, open_run_data};
+use crate::pipeline::{CHUNK, KEPT_BYTES, listed_subnets, open_run_data};
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use slimtau_space::{Arch, SearchSpace};
@@ -26,8 +26,8 @@ pub struct Plan {
     /// Images per measured step; the other measurement is of half as many
     #[arg(long, default_value_t = 8, value_name = "N")]
     batch: usize,
-    /// Measured steps of each kind of work
-    #[arg(long, default_value_t = 2, value_name = "N")]
+    /// Measured steps of each kind of work; the median counts
+    #[arg(long, default_value_t = 3, value_name = "N")]
     steps: usize,
     /// One JSON object instead of a table
     #[arg(long)]
@@ -56,16 +56,26 @@ struct Measured {
     peak_rss_mib: f64,
 }
 
-/// Seconds and FLOPs per image, and memory by batch.
+/// What a kind of step costs: a fixed part (optimiser, threads) and one for each image.
 #[derive(Clone, Copy)]
 struct Work {
-    seconds: f64,
-    flop: f64,
+    fixed_s: f64,
+    s_per_image: f64,
+    flop_per_image: f64,
     fixed_mib: f64,
     mib_per_image: f64,
 }
 
 impl Work {
+    fn step_s(&self, batch: usize) -> f64 {
+        self.fixed_s + self.s_per_image * batch as f64
+    }
+
+    /// FLOPs per second in steps of so many images.
+    fn rate(&self, batch: usize) -> f64 {
+        self.flop_per_image * batch as f64 / self.step_s(batch)
+    }
+
     fn peak_gib(&self, batch: usize) -> f64 {
         (self.fixed_mib + self.mib_per_image * batch as f64) / 1024.0
     }
@@ -104,6 +114,9 @@ pub fn run(args: &Plan) -> Result<()> {
             args.config.display(),
             config.methods.len()
         );
+    }
+    if config.standalone.truth.is_some() {
+        eprintln!("stored stand-alone results (standalone.truth) are not deducted");
     }
     let stages = stages(args, &config, &space, &subnets, validation)?;
     let mut out = std::io::stdout().lock();
@@ -175,9 +188,9 @@ fn stages(
         StageCost {
             stage,
             images,
-            pflop: images * work.flop / 1e15,
-            gflops: work.flop / work.seconds / 1e9,
-            hours: images * work.seconds / 3600.0,
+            pflop: images * work.flop_per_image / 1e15,
+            gflops: work.rate(batch) / 1e9,
+            hours: steps as f64 * work.step_s(batch) / 3600.0,
             peak_memory_gib: work.peak_gib(batch),
             disk_gib,
         }
@@ -220,14 +233,25 @@ fn stages(
     let recalibrates =
         matches!(config.inherit.bn.unwrap_or(config.ccfs.bn), crate::config::Bn::Recalibrated);
     let batches = if recalibrates { config.inherit.recalibration_batches } else { 0 };
-    let images = (validation + batches * config.inherit.batch) as f64;
+    let batch = config.inherit.batch;
+    let images = (validation + batches * batch) as f64;
+    // A tree keeps the output of every block on a path, for one batch; and images lie in memory.
+    let largest = space.resolve(&space.largest())?;
+    let outputs = largest.blocks.iter().filter_map(|block| block.convs.last());
+    let maps: usize = std::iter::once(&largest.stem)
+        .chain(outputs)
+        .map(|conv| conv.out_size * conv.out_size * conv.out_channels)
+        .sum();
+    let image = space.image_size * space.image_size * space.channels;
+    let kept = if 4 * validation * image <= KEPT_BYTES { validation } else { 0 };
+    let memory = floats(batch * maps + (kept + batches * batch) * image);
     stages.push(StageCost {
         stage: "inherit",
         images,
         pflop: images * per_image / 1e15,
-        gflops: eval.flop / eval.seconds / 1e9,
-        hours: images * per_image * (eval.seconds / eval.flop) / 3600.0,
-        peak_memory_gib: eval.peak_gib(config.inherit.batch),
+        gflops: eval.rate(batch) / 1e9,
+        hours: images * per_image / eval.rate(batch) / 3600.0,
+        peak_memory_gib: eval.peak_gib(batch) + memory,
         // A line of JSON per subnet.
         disk_gib: 130.0 * subnets.len() as f64 / 1024f64.powi(3),
     });
@@ -241,8 +265,8 @@ fn stages(
         stage: "standalone",
         images: images * subnets.len() as f64,
         pflop: flop / 1e15,
-        gflops: alone.flop / alone.seconds / 1e9,
-        hours: flop * (alone.seconds / alone.flop) / 3600.0,
+        gflops: alone.rate(recipe.batch) / 1e9,
+        hours: flop / alone.rate(recipe.batch) / 3600.0,
         peak_memory_gib: alone.peak_gib(recipe.batch),
         disk_gib: floats(params as usize) * recipe.seeds as f64,
     });
@@ -273,9 +297,13 @@ fn measure(args: &Plan, space: &str, what: &str, more: &[String]) -> Result<Work
     let (half, whole) = (one(args.batch / 2)?, one(args.batch)?);
     let images = (args.batch - args.batch / 2) as f64;
     let mib_per_image = ((whole.peak_rss_mib - half.peak_rss_mib) / images).max(0.0);
+    let batch = args.batch as f64;
+    // Noise must make neither part negative.
+    let s_per_image = ((whole.step_s - half.step_s) / images).clamp(0.0, whole.step_s / batch);
     Ok(Work {
-        seconds: whole.step_s / args.batch as f64,
-        flop: whole.gflops * 1e9 * whole.step_s / args.batch as f64,
+        fixed_s: whole.step_s - s_per_image * batch,
+        s_per_image,
+        flop_per_image: whole.gflops * 1e9 * whole.step_s / batch,
         fixed_mib: whole.peak_rss_mib - mib_per_image * args.batch as f64,
         mib_per_image,
     })

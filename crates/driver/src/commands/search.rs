@@ -52,7 +52,7 @@ pub struct Search {
     /// Seed of the search
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Folder for evaluations.jsonl (to which the same command returns), search.csv and search.html
+    /// Folder for search.csv, search.html, and what the same command goes on from: evaluations.jsonl, front.jsonl
     #[arg(long, value_name = "FOLDER")]
     output: PathBuf,
 }
@@ -110,8 +110,10 @@ struct Row<'a> {
 
 /// Runs the command.
 pub fn run(args: &Search) -> Result<()> {
-    ensure!(args.population >= 2, "--population {}: at least two", args.population);
-    ensure!(args.latency_batch >= 1, "--latency-batch 0: at least one image");
+    let (batch, population, generations) = (args.latency_batch, args.population, args.generations);
+    ensure!((1..=1 << 16).contains(&batch), "--latency-batch {batch}: 1 to 65536 images");
+    ensure!((2..=1 << 20).contains(&population), "--population {population}: 2 to 1048576");
+    ensure!(generations <= 1 << 20, "--generations {generations}: at most 1048576");
     let mutation = args.mutation;
     ensure!((0.0..=1.0).contains(&mutation), "--mutation {mutation}: a probability is 0 to 1");
     if let Some(most) = args.max_latency {
@@ -129,28 +131,35 @@ pub fn run(args: &Search) -> Result<()> {
     }
     let supernet = args.supernet.open(space)?;
     let [searched, other] = halves(&supernet.data)?;
-    let evaluator = supernet.evaluator(&searched)?;
     let measures = args.cost == CostKind::Latency || args.max_latency.is_some();
-    let images =
-        vec![0.0; args.latency_batch * supernet.space.image_size.pow(2) * supernet.space.channels];
     let latency = measures.then(|| {
         let (batch, threads) = (args.latency_batch, rayon::current_num_threads());
         format!("batch {batch}, {threads} threads, {}", crate::machine::cpu_model())
     });
     let evaluation = Evaluation { latency, ..supernet.evaluation(&searched) };
     std::fs::create_dir_all(&args.output).with_context(|| args.output.display().to_string())?;
-    let log = Log::open(&args.output.join("evaluations.jsonl"), &evaluation)?;
+    let image = supernet.space.image_size.pow(2) * supernet.space.channels;
     let mut problem = Inheriting {
         args,
         supernet: &supernet,
         costs,
-        evaluator,
-        log,
+        evaluator: supernet.evaluator(&searched)?,
+        log: Log::open(&args.output.join("evaluations.jsonl"), &evaluation)?,
         bar: Bar::new("search", (args.population * (args.generations + 1)) as u64),
         session: Session::new(),
-        images: measures.then_some(images),
+        images: measures.then(|| vec![0.0; args.latency_batch * image]),
         best: 0.0,
     };
+    if let Some(most) = args.max_latency {
+        let smallest = supernet.space.canonical(&supernet.space.smallest());
+        let time = problem.latency(&smallest)? as f64 / 1e3;
+        // The fastest need not be the smallest, but it is about as fast.
+        let name = &supernet.space.name;
+        ensure!(
+            time <= 2.0 * most,
+            "--max-latency {most}: the smallest network of {name} takes {time} ms"
+        );
+    }
     let settings = Settings {
         seed: args.seed,
         population: args.population,
@@ -160,20 +169,43 @@ pub fn run(args: &Search) -> Result<()> {
     let mut found = evolve(&supernet.space, &settings, &mut problem)?;
     problem.bar.finish();
     if found.is_empty() {
-        bail!("no subnet of {} within the limits was found", supernet.space.name);
+        let given = [
+            args.max_params.map(|most| format!("--max-params {most}")),
+            args.max_macs.map(|most| format!("--max-macs {most}")),
+            args.max_latency.map(|most| format!("--max-latency {most}")),
+        ];
+        let given: Vec<String> = given.into_iter().flatten().collect();
+        bail!("no subnet of {} was found within {}", supernet.space.name, given.join(", "));
     }
     found.sort_by(|a, b| args.cost.of(&a.cost).total_cmp(&args.cost.of(&b.cost)));
     let ranks = pareto_ranks(&points(&problem, &found));
-    let front: Vec<Arch> =
-        found.iter().zip(&ranks).filter(|(_, r)| **r == 0).map(|(c, _)| c.arch.clone()).collect();
-    let bar = Bar::new("front", front.len() as u64);
-    let mut evaluator = supernet.evaluator(&other)?;
-    let again = evaluator.accuracies(&supernet.weights, &front, &bar, &|| false)?;
-    bar.finish();
-    let mut again = again.expect("it is never told to stop").into_iter();
+    // Its images make room for the others.
+    drop(problem);
+    let on_front = |(_, rank): &(&Candidate<Cost>, &usize)| **rank == 0;
+    let front: Vec<&Arch> =
+        found.iter().zip(&ranks).filter(on_front).map(|(c, _)| &c.arch).collect();
+    let again = evaluate_again(args, &supernet, &other, &front)?;
+    let mut again = again.into_iter();
     let others: Vec<Option<f64>> =
         ranks.iter().map(|rank| if *rank == 0 { again.next() } else { None }).collect();
     write_results(args, &supernet, &evaluation, &found, &ranks, &others)
+}
+
+/// Accuracies of the front on other images, remembered like those of the search.
+fn evaluate_again(
+    args: &Search,
+    supernet: &Supernet,
+    other: &Data,
+    front: &[&Arch],
+) -> Result<Vec<f64>> {
+    let mut log = Log::open(&args.output.join("front.jsonl"), &supernet.evaluation(other))?;
+    let mut evaluator = supernet.evaluator(other)?;
+    let bar = Bar::new("front", front.len() as u64);
+    supernet.evaluate_missing(&mut evaluator, front.iter().copied(), &mut log, &bar)?;
+    bar.finish();
+    let right = |arch: &&Arch| log.get(&supernet.space.encode(arch));
+    let right = front.iter().map(|arch| right(arch).expect("it was evaluated just now"));
+    Ok(right.map(|right| percent(right, evaluator.images())).collect())
 }
 
 /// Every second validation image for the search, and the others: what was chosen for its accuracy on some images
@@ -183,10 +215,10 @@ fn halves(data: &Data) -> Result<[Data; 2]> {
     ensure!(n >= 2, "{}: a search needs two images at least", data.validation.describe());
     let half = |first: u32, name: &str| -> Result<Data> {
         let places = (first..n).step_by(2).collect();
-        let set = Subset::new(Arc::clone(&data.validation), places, format!("{name} half of"))?;
+        let set = Subset::new(Arc::clone(&data.validation), places, name.to_owned())?;
         Ok(Data { train: Arc::clone(&data.train), validation: Arc::new(set) })
     };
-    Ok([half(0, "the searched")?, half(1, "the other")?])
+    Ok([half(0, "every second from the first")?, half(1, "every second from the second")?])
 }
 
 /// A supernet that answers a search.
@@ -204,6 +236,21 @@ struct Inheriting<'a> {
 }
 
 impl Inheriting<'_> {
+    /// The time of a pass, measured now or earlier, in microseconds.
+    fn latency(&mut self, arch: &Arch) -> Result<u64> {
+        let code = self.supernet.space.encode(arch);
+        if let Some(time) = self.log.latency(&code) {
+            return Ok(time);
+        }
+        let images = self.images.take().unwrap_or_default();
+        let time = self.measure(arch, &images);
+        self.images = Some(images);
+        let time = time?;
+        self.log.add_latency(&code, time)?;
+        self.bar.advance(0, &format!("{:.3} ms", time as f64 / 1e3));
+        Ok(time)
+    }
+
     /// The median time of a pass, in microseconds.
     fn measure(&mut self, arch: &Arch, images: &[f32]) -> Result<u64> {
         let Supernet { space, layout, weights, .. } = self.supernet;
@@ -232,17 +279,8 @@ impl Problem for Inheriting<'_> {
             return Ok(None);
         }
         let mut cost = Cost { params: costs.params, macs: costs.macs, microseconds: None };
-        if let Some(images) = self.images.take() {
-            let code = self.supernet.space.encode(arch);
-            let time = match self.log.latency(&code) {
-                Some(time) => time,
-                None => {
-                    let time = self.measure(arch, &images)?;
-                    self.log.add_latency(&code, time)?;
-                    time
-                }
-            };
-            self.images = Some(images);
+        if self.images.is_some() {
+            let time = self.latency(arch)?;
             if self.args.max_latency.is_some_and(|most| time as f64 / 1e3 > most) {
                 return Ok(None);
             }
@@ -257,15 +295,10 @@ impl Problem for Inheriting<'_> {
 
     fn accuracies(&mut self, generation: usize, archs: &[Arch]) -> Result<Vec<f64>> {
         let Self { supernet, evaluator, log, bar, .. } = self;
-        let code = |arch: &Arch| supernet.space.encode(arch);
-        let known = archs.iter().filter(|arch| log.get(&code(arch)).is_some()).count();
-        if known > 0 {
-            bar.skip(known as u64);
-        }
         let order = evaluator.order(archs)?;
         supernet.evaluate_missing(evaluator, order.iter().map(|place| &archs[*place]), log, bar)?;
         let accuracy = |arch: &Arch| {
-            let right = log.get(&code(arch)).expect("it was evaluated just now");
+            let right = log.get(&supernet.space.encode(arch)).expect("it was evaluated just now");
             percent(right, evaluator.images())
         };
         let accuracies: Vec<f64> = archs.iter().map(accuracy).collect();

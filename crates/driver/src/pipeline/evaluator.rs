@@ -21,7 +21,7 @@ pub const CHUNK: usize = 100;
 
 /// Validation images that take more memory than this, as the network sees them, are decoded anew for each pass: the
 /// 50,000 of ImageNet would take 30 GB.
-const KEPT_BYTES: usize = 2 << 30;
+pub const KEPT_BYTES: usize = 2 << 30;
 
 /// How far an evaluation of some subnets is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -106,8 +106,13 @@ impl Evaluator {
         let normalization = normalization(&*data.train)?;
         let validation =
             Batches::new(loader(&data.validation, crop, &normalization, batch)?, KEPT_BYTES)?;
-        let wanted = if bn == BnMode::Recalibrated { calibration_batches } else { 0 };
-        let calibration = calibration(data, crop, batch, wanted)?;
+        let calibration = match bn {
+            BnMode::Recalibrated => first_images(
+                &loader(&data.train, crop, &normalization, batch)?,
+                calibration_batches,
+            )?,
+            BnMode::Tracked | BnMode::Frozen => Vec::new(),
+        };
         Ok(Self {
             space: space.clone(),
             layout,
@@ -239,7 +244,10 @@ pub fn calibration(
     batch: usize,
     n_batches: usize,
 ) -> Result<Vec<Vec<f32>>> {
-    let loader = loader(&data.train, crop, &normalization(&*data.train)?, batch)?;
+    first_images(&loader(&data.train, crop, &normalization(&*data.train)?, batch)?, n_batches)
+}
+
+fn first_images(loader: &Loader, n_batches: usize) -> Result<Vec<Vec<f32>>> {
     let steps = loader.steps_per_epoch().min(n_batches as u64);
     let batches = loader.stream(0, steps).collect::<Result<Vec<_>, _>>()?;
     Ok(batches.into_iter().map(|b| b.images).collect())

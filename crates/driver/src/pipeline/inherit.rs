@@ -23,7 +23,7 @@ pub fn stage(run: &Run) -> Result<Outcome> {
     let begin = Instant::now();
     let stop = || run.interrupted();
     let Some(accuracies) = evaluator.accuracies(&weights, &subnets, &bar, &stop)? else {
-        // Nothing is lost that does not take seconds to make again.
+        // For lists that take long there is `rank eval`, which goes on where it was stopped.
         return Ok(Outcome::Interrupted { step: 0 });
     };
     bar.finish();

@@ -19,7 +19,7 @@ mod summary;
 mod supervised;
 
 pub use data::{of_run as open_run_data, open_data};
-pub use evaluator::{CHUNK, Evaluator, Tally, calibration, percent};
+pub use evaluator::{CHUNK, Evaluator, KEPT_BYTES, Tally, calibration, percent};
 use ground_truth::GroundTruth;
 pub use ground_truth::{GroundTruthArgs, run as ground_truth};
 use jobs::Parallel;

@@ -21,6 +21,13 @@ use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+/// How files with the results of one architecture begin.
+const ARCH: &str = "arch-";
+
+fn arch_file(code: &str) -> String {
+    format!("{ARCH}{code}.json")
+}
+
 /// One training to be done.
 #[derive(Clone, Debug)]
 pub struct Training {
@@ -102,7 +109,8 @@ pub fn known(run: &Run) -> Result<Vec<StandaloneResult>> {
     for entry in std::fs::read_dir(run.stage_folder("standalone")).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if name == "results.json" || (name.starts_with(&shards) && name.ends_with(".json")) {
+        let of_run = name == "results.json" || name.starts_with(&shards) || name.starts_with(ARCH);
+        if of_run && name.ends_with(".json") {
             add(read_json(&entry.path())?);
         }
     }
@@ -155,9 +163,16 @@ pub fn stage(run: &Run, shard: Shard) -> Result<Outcome> {
 pub fn one(run: &Run, code: &str) -> Result<Outcome> {
     let arch = run.space.parse(code).with_context(|| format!("--arch {code}"))?;
     let code = run.space.encode(&arch);
-    let path = run.stage_folder("standalone").join(format!("arch-{code}.json"));
-    let results: Vec<StandaloneResult> =
+    let path = run.stage_folder("standalone").join(arch_file(&code));
+    let mut results: Vec<StandaloneResult> =
         if path.is_file() { read_json(&path)? } else { Vec::new() };
+    // What the run's list or a stored truth has is not trained again.
+    for result in known(run)?.into_iter().filter(|r| r.code == code) {
+        if results.iter().all(|r| r.replicate != result.replicate) {
+            results.push(result);
+        }
+    }
+    results.sort_by_key(|r| r.replicate);
     let missing: Vec<Training> = (0..run.config.standalone.seeds)
         .filter(|replicate| !results.iter().any(|r| r.replicate == *replicate))
         .map(|replicate| Training { arch: arch.clone(), code: code.clone(), replicate })
@@ -175,11 +190,13 @@ pub fn one(run: &Run, code: &str) -> Result<Outcome> {
         let (params, macs) = (network.params(), network.macs());
         writeln!(out, "{code}: {params} parameters, {macs} MACs")?;
         for r in results.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            let weights = run.stage_folder("standalone").join(format!("{code}-{}", r.replicate));
-            let weights = weights.join("weights.safetensors");
             let StandaloneResult { replicate, accuracy, seconds, .. } = r;
-            let weights = weights.display();
-            writeln!(out, "replicate {replicate}: {accuracy:.2} %, {seconds:.0} s, {weights}")?;
+            write!(out, "replicate {replicate}: {accuracy:.2} %, {seconds:.0} s")?;
+            let weights = folder(run, &code, *replicate).join("weights.safetensors");
+            if weights.is_file() {
+                write!(out, ", {}", weights.display())?;
+            }
+            writeln!(out)?;
         }
     }
     Ok(outcome)
@@ -226,11 +243,12 @@ pub fn train(
 /// Removes a checkpoint that is not needed any more, once weights and result are kept.
 fn forget(run: &Run, training: &Training) {
     // If it stays, it only takes space.
-    let _ = std::fs::remove_file(folder(run, training).join("checkpoint.safetensors"));
+    let folder = folder(run, &training.code, training.replicate);
+    let _ = std::fs::remove_file(folder.join("checkpoint.safetensors"));
 }
 
 /// Where a training lies.
-fn folder(run: &Run, Training { code, replicate, .. }: &Training) -> PathBuf {
+fn folder(run: &Run, code: &str, replicate: u64) -> PathBuf {
     run.stage_folder("standalone").join(format!("{code}-{replicate}"))
 }
 
@@ -262,7 +280,7 @@ fn train_one(
     let settings = StageSettings {
         name: "standalone".into(),
         config: format!("{} {code} {replicate}", run.truth_hash()),
-        folder: folder(run, training),
+        folder: folder(run, code, *replicate),
         total_steps: stage.steps,
         log_every: (stage.steps / 50).max(1),
         checkpoint_every: (stage.steps / 2).max(1),

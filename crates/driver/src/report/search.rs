@@ -20,7 +20,7 @@ pub struct Found {
     pub accuracy: f64,
     /// Of the front: on images that the search has not seen.
     pub accuracy_on_other_images: Option<f64>,
-    /// 0 for random draws.
+    /// 0 for the largest, the smallest and random draws.
     pub generation: usize,
     pub on_front: bool,
 }
@@ -45,9 +45,9 @@ impl SearchReport {
     /// What the search came to, in a sentence or two.
     pub fn summary(&self) -> String {
         let front: Vec<&Found> = self.front().collect();
-        let random = front.iter().filter(|f| f.generation == 0).count();
+        let first = front.iter().filter(|f| f.generation == 0).count();
         let mut text = format!(
-            "{} of {} subnets are on the front, {random} of them random draws of the first generation.",
+            "{} of {} subnets are on the front, {first} of them of the first generation, before any selection.",
             front.len(),
             self.found.len()
         );
@@ -101,8 +101,8 @@ impl SearchReport {
         );
         let _ = write!(
             out,
-            "<figure class=\"card plain\">{}<figcaption>Every subnet that was evaluated: random draws of the first \
-             generation in orange, later ones in blue. The line is the front.</figcaption></figure>\n",
+            "<figure class=\"card plain\">{}<figcaption>Every subnet that was evaluated: the first generation (the \
+             largest, the smallest, random draws) in orange, later ones in blue. The line is the front.</figcaption></figure>\n",
             self.plot()?
         );
         out += "<h2>The front</h2>\n<div class=\"card scroll full\"><table>\n<thead><tr><th>code</th><th>depth</th>\
@@ -135,10 +135,10 @@ impl SearchReport {
             let x = padded(self.found.iter().map(|f| f.cost));
             let y = padded(self.found.iter().map(|f| f.accuracy));
             let mut chart = axes(area, x, y, names, (8, 6))?;
-            // Random draws on top: there are fewer of them.
-            for random in [false, true] {
-                let style = series_colour(usize::from(random)).mix(0.55).filled();
-                let of = self.found.iter().filter(|f| (f.generation == 0) == random);
+            // The first generation on top: it is one of many.
+            for first in [false, true] {
+                let style = series_colour(usize::from(first)).mix(0.55).filled();
+                let of = self.found.iter().filter(|f| (f.generation == 0) == first);
                 let circles = of.map(|f| Circle::new((f.cost, f.accuracy), 3, style));
                 chart.draw_series(circles).map_err(broken)?;
             }

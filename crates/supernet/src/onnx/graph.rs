@@ -8,7 +8,7 @@ use super::messages::{
 use crate::checkpoint::permute;
 use crate::layout::{ConvSlot, Layout, TensorSlot};
 use crate::weights::Weights;
-use slimtau_kernels::norm::EPSILON;
+use slimtau_kernels::norm::{EPSILON, Norm, fold};
 use slimtau_space::Network;
 use std::ops::Range;
 
@@ -93,9 +93,9 @@ impl Builder<'_> {
                 self.norm(slot, &x)
             }
             OnnxNorms::Folded => {
-                let (scale, shift) = self.fold(slot);
+                let (scale, shift) = self.folded(slot);
                 for (row, scale) in weight.chunks_exact_mut(taps * slot.full_in).zip(scale) {
-                    row.iter_mut().for_each(|v| *v = (f64::from(*v) * scale) as f32);
+                    row.iter_mut().for_each(|v| *v *= scale);
                 }
                 let bias = format!("{module}.bias");
                 let weight = self.add(weight_slot, &weight);
@@ -118,17 +118,20 @@ impl Builder<'_> {
         self.node("BatchNormalization", &module, &[x, &gamma, &beta, &mean, &var], vec![epsilon])
     }
 
-    /// A norm as a factor of each output channel's weights and an addend, computed in f64 as evaluation does; the addend
-    /// is evaluation's own.
-    fn fold(&self, slot: &ConvSlot) -> (Vec<f64>, Vec<f32>) {
+    /// A norm as a factor of each output channel's weights and an addend: evaluation's own.
+    fn folded(&self, slot: &ConvSlot) -> (Vec<f32>, Vec<f32>) {
         let Weights { params, buffers } = self.weights;
-        let (gamma, beta) = (&params[slot.gamma.clone()], &params[slot.beta.clone()]);
-        let (mean, var) = (&buffers[slot.mean.clone()], &buffers[slot.var.clone()]);
-        let channel = |c: usize| {
-            let scale = f64::from(gamma[c]) / (f64::from(var[c]) + f64::from(EPSILON)).sqrt();
-            (scale, (f64::from(beta[c]) - f64::from(mean[c]) * scale) as f32)
+        let norm = Norm {
+            channels: slot.full_out,
+            mean: &buffers[slot.mean.clone()],
+            var: &buffers[slot.var.clone()],
+            gamma: &params[slot.gamma.clone()],
+            beta: &params[slot.beta.clone()],
+            relu: false, // an operator of its own
         };
-        (0..slot.full_out).map(channel).unzip()
+        let (mut scale, mut shift) = (vec![0.0; slot.full_out], vec![0.0; slot.full_out]);
+        fold(&norm, &mut scale, &mut shift);
+        (scale, shift)
     }
 
     /// Pooling and the dense layer.

@@ -72,10 +72,6 @@ pub fn run(args: &Eval) -> Result<()> {
     let mut log = Log::open(&path, &supernet.evaluation(&supernet.data))?;
     let own: Vec<&Arch> = own.iter().map(|place| &archs[*place]).collect();
     let bar = Bar::new("rank eval", own.len() as u64);
-    let known = own.iter().filter(|arch| log.get(&space.encode(arch)).is_some()).count();
-    if known > 0 {
-        bar.skip(known as u64);
-    }
     supernet.evaluate_missing(&mut evaluator, own.iter().copied(), &mut log, &bar)?;
     bar.finish();
     if let Some(shard) = args.shard {
