@@ -92,17 +92,17 @@ impl SearchReport {
             &format!("Search in {}", self.space),
             "Which subnets of the supernet are best at their cost?",
         );
-        let _ = write!(
+        let _ = writeln!(
             out,
             "<section class=\"card findings\">\n<p>{} Accuracies are inherited, on {} images; they say which subnets are \
-             worth training, not how good these will be.</p>\n</section>\n",
+             worth training, not how good these will be.</p>\n</section>",
             escape(&self.summary()),
             self.images
         );
-        let _ = write!(
+        let _ = writeln!(
             out,
             "<figure class=\"card plain\">{}<figcaption>Every subnet that was evaluated: the first generation (the \
-             largest, the smallest, random draws) in orange, later ones in blue. The line is the front.</figcaption></figure>\n",
+             largest, the smallest, random draws) in orange, later ones in blue. The line is the front.</figcaption></figure>",
             self.plot()?
         );
         out += "<h2>The front</h2>\n<div class=\"card scroll full\"><table>\n<thead><tr><th>code</th><th>depth</th>\
