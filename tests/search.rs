@@ -101,10 +101,12 @@ fn a_search_stays_within_its_limits_and_finds_a_front() {
         assert_eq!(dominated, row.rank > 0, "{row:?}");
         assert_eq!(row.on_other_images.is_some(), row.rank == 0, "{row:?}");
         // 21 of the 41 images are searched on, 20 are the others.
-        let images = |accuracy: f64, n: f64| (accuracy * n / 100.0).fract().abs().min(1.0);
-        let whole = |x: f64| x < 1e-9 || x > 1.0 - 1e-9;
-        assert!(whole(images(row.accuracy, 21.0)), "{row:?}");
-        assert!(row.on_other_images.is_none_or(|a| whole(images(a, 20.0))), "{row:?}");
+        let whole = |accuracy: f64, n: f64| {
+            let right = accuracy * n / 100.0;
+            (right - right.round()).abs() < 1e-9
+        };
+        assert!(whole(row.accuracy, 21.0), "{row:?}");
+        assert!(row.on_other_images.is_none_or(|a| whole(a, 20.0)), "{row:?}");
     }
     assert!(rows.is_sorted_by_key(|row| row.macs));
     let front = rows.iter().filter(|row| row.rank == 0).count();
@@ -115,7 +117,7 @@ fn a_search_stays_within_its_limits_and_finds_a_front() {
     assert_clean(case.folder.path());
 
     // The accuracies are those of `rank eval` on the same images: all images are these two halves.
-    let best = rows.iter().filter(|row| row.rank == 0).next_back().unwrap();
+    let best = rows.iter().rfind(|row| row.rank == 0).unwrap();
     let codes = put(case.folder.path(), "best.txt", &best.code);
     let (space, checkpoint) = (case.at("narrow.toml"), case.at("w.safetensors"));
     let (data, json) = (case.at("data"), case.at("best.json"));
