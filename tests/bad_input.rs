@@ -385,7 +385,8 @@ fn arguments() {
     let folder = tempfile::tempdir().unwrap();
     let space = put(folder.path(), "narrow.toml", narrow_space(12, 3));
     let space = word(&space);
-    let cases: [(&[&str], &[&str]); 6] = [
+    let cases: [(&[&str], &[&str]); 7] = [
+        (&["data", "pack", "--data", "nowhere", "--output", "o"], &["--data nowhere", "no such"]),
         (&["bench", "eval", "--space", space, "--batch", "1"], &["--batch 1"]),
         (&["bench", "eval", "--space", space, "--steps", "0"], &["--steps 0"]),
         (&["bench", "eval", "--space", "mega"], &["`mega`"]),

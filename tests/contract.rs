@@ -35,6 +35,7 @@ fn help_of_every_command_works() {
         "standalone",
         "search",
         "plan",
+        "data pack",
         "import",
         "space",
         "space count",

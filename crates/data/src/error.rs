@@ -39,7 +39,7 @@ pub enum DataError {
     /// A text names no source of data.
     #[error(
         "`{text}` is no data source, expected `auto`, `embedded`, `fashion-mnist[:FOLDER]`, \
-         `idx:FOLDER` or `images:FOLDER`"
+         `idx:FOLDER`, `images:FOLDER` or `packed:FILE`"
     )]
     UnknownSource {
         /// The text.

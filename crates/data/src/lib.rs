@@ -49,7 +49,8 @@ mod transform;
 
 pub use dataset::{
     Composed, ComposedConfig, Data, Dataset, DecodeError, FASHION_MNIST_FOLDER, IdxDataset,
-    ImageFolder, InMemory, Replaced, Source, Subset, VALIDATION_LABELS, hold_out, open, readable,
+    ImageFolder, InMemory, PACKED_MAGIC, PackedImages, Replaced, Source, Subset, VALIDATION_LABELS,
+    hold_out, image_folder, open, pack, readable,
 };
 pub use error::DataError;
 pub use loader::{Batch, BatchStream, LastBatch, Loader, LoaderConfig, Order};

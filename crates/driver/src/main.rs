@@ -44,6 +44,9 @@ enum Command {
     Standalone(pipeline::StandaloneArgs),
     /// Make or check a ground-truth file: stand-alone accuracies, stored with what made them
     GroundTruth(pipeline::GroundTruthArgs),
+    /// Prepare images
+    #[command(subcommand)]
+    Data(commands::data::DataCommand),
     /// Look at search spaces: counts, costs, draws
     #[command(subcommand)]
     Space(commands::space::Space),
@@ -134,6 +137,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Ended> {
             Command::Inherit(args) => return pipeline::run(&args, Some(Stage::Inherit)),
             Command::Standalone(args) => return pipeline::run_standalone(&args),
             Command::GroundTruth(args) => return pipeline::ground_truth(&args),
+            Command::Data(command) => commands::data::run(&command)?,
             Command::Space(command) => commands::space::run(&command)?,
             Command::Forward(args) => commands::forward::run(&args)?,
             Command::Export(args) => commands::export::run(&args)?,

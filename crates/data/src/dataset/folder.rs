@@ -133,17 +133,22 @@ impl ImageFolder {
         &self.class_names
     }
 
+    /// The file of image `i`, from the folder.
+    pub(super) fn name(&self, i: usize) -> String {
+        let (label, name) = &self.files[i];
+        if self.by_class {
+            format!("{}/{name}", self.class_names[*label as usize])
+        } else {
+            name.to_string()
+        }
+    }
+
     /// The file of image `i`.
     ///
     /// # Panics
     /// When `i >= len()`.
     pub fn path(&self, i: usize) -> PathBuf {
-        let (label, name) = &self.files[i];
-        if self.by_class {
-            self.folder.join(&self.class_names[*label as usize]).join(&**name)
-        } else {
-            self.folder.join(&**name)
-        }
+        self.folder.join(self.name(i))
     }
 }
 
@@ -200,7 +205,7 @@ fn bad(path: &Path, problem: String) -> DataError {
     DataError::Folder { path: path.into(), problem }
 }
 
-fn check_format(size: usize, channels: usize) -> Result<(), DataError> {
+pub(super) fn check_format(size: usize, channels: usize) -> Result<(), DataError> {
     if size == 0 {
         return Err(DataError::setting("image size", size, "at least 1"));
     }

@@ -6,6 +6,7 @@ mod embedded;
 mod folder;
 mod idx;
 mod memory;
+mod packed;
 mod readable;
 mod source;
 mod subset;
@@ -15,8 +16,9 @@ pub use decode::DecodeError;
 pub use folder::{ImageFolder, VALIDATION_LABELS};
 pub use idx::IdxDataset;
 pub use memory::InMemory;
+pub use packed::{MAGIC as PACKED_MAGIC, PackedImages, pack};
 pub use readable::{Replaced, readable};
-pub use source::{Data, FASHION_MNIST_FOLDER, Source, open};
+pub use source::{Data, FASHION_MNIST_FOLDER, Source, image_folder, open};
 pub use subset::{Subset, hold_out};
 
 pub(crate) use subset::shuffle;

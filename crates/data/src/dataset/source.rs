@@ -1,6 +1,6 @@
 //! Where data comes from: the choice a caller makes, and its opening.
 
-use super::{IdxDataset, ImageFolder, VALIDATION_LABELS, embedded, idx::find};
+use super::{IdxDataset, ImageFolder, PackedImages, VALIDATION_LABELS, embedded, idx::find};
 use crate::{DataError, Dataset};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -33,6 +33,15 @@ pub enum Source {
         /// 1 (grey) or 3 (RGB); files of the other kind are converted.
         channels: usize,
     },
+    /// A file that [`crate::pack`] made of such a folder.
+    Packed {
+        /// The file.
+        file: PathBuf,
+        /// Side of the square that pipelines make of an image.
+        size: usize,
+        /// 1 (grey) or 3 (RGB).
+        channels: usize,
+    },
 }
 
 /// The two parts of a source. Stand-alone accuracies on `validation` are ground truth: tune on
@@ -46,7 +55,7 @@ pub struct Data {
 }
 
 /// `auto`, `embedded`, `fashion-mnist` (in [`FASHION_MNIST_FOLDER`]), `fashion-mnist:FOLDER`,
-/// `idx:FOLDER`, or `images:FOLDER` (RGB, 224 x 224; change the fields for another format).
+/// `idx:FOLDER`, `images:FOLDER` or `packed:FILE` (RGB, 224 x 224; change the fields for another format).
 impl FromStr for Source {
     type Err = DataError;
 
@@ -64,6 +73,9 @@ impl FromStr for Source {
             ("idx", Some(folder)) => Ok(Self::IdxFolder(folder.into())),
             ("images", Some(folder)) => {
                 Ok(Self::ImageFolder { folder: folder.into(), size: 224, channels: 3 })
+            }
+            ("packed", Some(file)) => {
+                Ok(Self::Packed { file: file.into(), size: 224, channels: 3 })
             }
             _ => Err(DataError::UnknownSource { text: text.into() }),
         }
@@ -125,18 +137,35 @@ pub fn open(source: &Source) -> Result<Data, DataError> {
             Ok(Data { train: Arc::new(train), validation: Arc::new(validation) })
         }
         Source::ImageFolder { folder, size, channels } => {
-            let train = ImageFolder::open(&folder.join("train"), None, *size, *channels)?;
-            let validation = folder.join("val");
-            let labels = folder.join(VALIDATION_LABELS);
-            let classes = train.class_names();
-            let validation = if labels.is_file() {
-                ImageFolder::open_labelled(&validation, &labels, classes, *size, *channels)?
-            } else {
-                ImageFolder::open(&validation, Some(classes), *size, *channels)?
-            };
+            let [train, validation] = image_folder(folder, *size, *channels)?;
+            Ok(Data { train: Arc::new(train), validation: Arc::new(validation) })
+        }
+        Source::Packed { file, size, channels } => {
+            let [train, validation] = PackedImages::open(file, *size, *channels)?;
             Ok(Data { train: Arc::new(train), validation: Arc::new(validation) })
         }
     }
+}
+
+/// The training and validation part of a folder that holds `train` and `val` (see [`Source::ImageFolder`]).
+///
+/// # Errors
+/// When a folder cannot be read or does not hold what it should.
+pub fn image_folder(
+    folder: &Path,
+    size: usize,
+    channels: usize,
+) -> Result<[ImageFolder; 2], DataError> {
+    let train = ImageFolder::open(&folder.join("train"), None, size, channels)?;
+    let validation = folder.join("val");
+    let labels = folder.join(VALIDATION_LABELS);
+    let classes = train.class_names();
+    let validation = if labels.is_file() {
+        ImageFolder::open_labelled(&validation, &labels, classes, size, channels)?
+    } else {
+        ImageFolder::open(&validation, Some(classes), size, channels)?
+    };
+    Ok([train, validation])
 }
 
 fn idx_part(
@@ -172,6 +201,8 @@ mod tests {
         check("idx:C:/d", Some(Source::IdxFolder("C:/d".into())));
         let images = Source::ImageFolder { folder: "i".into(), size: 224, channels: 3 };
         check("images:i", Some(images));
+        let packed = Source::Packed { file: "p".into(), size: 224, channels: 3 };
+        check("packed:p", Some(packed));
         for bad in ["", "idx", "idx:", "images:", "embedded:x", "mnist", "Auto"] {
             check(bad, None);
         }

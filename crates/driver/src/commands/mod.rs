@@ -1,5 +1,6 @@
 //! The commands around the pipeline: search spaces, single forward passes, ranking, reports.
 
+pub mod data;
 pub mod export;
 pub mod forward;
 pub mod import;

@@ -77,8 +77,11 @@ fn open(source: &str, space: &SearchSpace) -> Result<Data> {
         } else {
             Source::IdxFolder(folder.into())
         }
+    } else if folder.is_file() {
+        let (size, channels) = (space.image_size, space.channels);
+        Source::Packed { file: folder.into(), size, channels }
     } else if source.contains(['/', '\\']) && !source.contains(':') {
-        bail!("data source {source}: no such folder");
+        bail!("data source {source}: no such folder or file");
     } else {
         source.parse()?
     };
