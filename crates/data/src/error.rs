@@ -38,8 +38,8 @@ pub enum DataError {
     },
     /// A text names no source of data.
     #[error(
-        "`{text}` is no data source, expected `auto`, `embedded`, `fashion-mnist[:FOLDER]`, \
-         `idx:FOLDER`, `images:FOLDER` or `packed:FILE`"
+        "data source `{text}`: no such folder or file, nor one of `embedded`, `auto`, `fashion-mnist[:FOLDER]`, \
+         `idx:FOLDER`, `images:FOLDER`, `packed:FILE`"
     )]
     UnknownSource {
         /// The text.

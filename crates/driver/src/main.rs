@@ -63,7 +63,7 @@ enum Command {
     /// Evolutionary, under limits on parameters, MACs or measured time. Half of the validation images are searched on;
     /// the front is then evaluated on the others, too. May be stopped at any time: the same command goes on.
     Search(commands::search::Search),
-    /// Make an experiment's report again from its data
+    /// Make an experiment's report again from its data: report.json, report.html (opens offline) and results.md
     Report(commands::report::Report),
     /// Calculate what a run will cost here, before it begins: hours, memory and disk per stage
     ///
@@ -121,6 +121,13 @@ fn sentence(error: &anyhow::Error) -> String {
         } else if !text.contains(&cause) {
             text += &format!(": {cause}");
         }
+    }
+    let undecodable = |cause: &(dyn std::error::Error + 'static)| {
+        matches!(cause.downcast_ref(), Some(slimtau_data::DataError::Decode { .. }))
+    };
+    if error.chain().any(undecodable) {
+        text +=
+            "; with data.corrupt = \"skip\" (or --corrupt skip) it would go on without such files";
     }
     text
 }

@@ -119,7 +119,9 @@ pub(super) fn find(folder: &Path, stem: &str) -> Result<PathBuf, DataError> {
     let gzipped = folder.join(format!("{stem}.gz"));
     [plain, gzipped].into_iter().find(|path| path.is_file()).ok_or_else(|| DataError::Folder {
         path: folder.into(),
-        problem: format!("holds neither {stem} nor {stem}.gz"),
+        problem: format!(
+            "holds neither {stem} nor {stem}.gz (and image folders hold train/ and val/)"
+        ),
     })
 }
 

@@ -11,13 +11,13 @@ use std::path::PathBuf;
 pub struct Forward {
     #[command(flatten)]
     space: SpaceArg,
-    /// Weights of the supernet (safetensors)
+    /// Weights of the supernet (safetensors); their BN statistics are used as they are
     #[arg(long, value_name = "FILE")]
     checkpoint: PathBuf,
     /// The subnet's code
     #[arg(long, value_name = "CODE")]
     arch: String,
-    /// Tensor `images` [N, C, H, W], f32
+    /// Tensor `images` [N, C, H, W], f32, normalised as in training (docs/config.md)
     #[arg(long, value_name = "FILE")]
     input: PathBuf,
     /// Where tensor `logits` [N, classes] goes

@@ -69,7 +69,8 @@ pub struct Inherited {
     data: String,
     #[command(flatten)]
     reading: Reading,
-    /// tracked, frozen (both: the checkpoint's statistics) or recalibrated per subnet
+    /// tracked, frozen (both: the checkpoint's statistics) or recalibrated per subnet. Take what the run's configuration has as
+    /// inherit.bn, else ccfs.bn: after "recalibrated" the checkpoint's statistics fit no subnet
     #[arg(long, default_value_t = BnMode::Tracked)]
     bn: BnMode,
     /// Training batches that statistics are measured on

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 /// Writes report.json, report.html (opens offline) and results.md, and prints one line per method.
 #[derive(clap::Args)]
 pub struct Report {
-    /// The experiment's data: what was measured, as JSON
+    /// The experiment's data: experiment.json of its run's folder
     #[arg(long, value_name = "FILE")]
     input: PathBuf,
     /// The folder that the three files go to; made where it is missing

@@ -83,7 +83,16 @@ fn open(source: &str, space: &SearchSpace) -> Result<Data> {
     } else if source.contains(['/', '\\']) && !source.contains(':') {
         bail!("data source {source}: no such folder or file");
     } else {
-        source.parse()?
+        match source.parse()? {
+            // The space says which.
+            Source::ImageFolder { folder, .. } => {
+                Source::ImageFolder { folder, size: space.image_size, channels: space.channels }
+            }
+            Source::Packed { file, .. } => {
+                Source::Packed { file, size: space.image_size, channels: space.channels }
+            }
+            source => source,
+        }
     };
     Ok(slimtau_data::open(&source)?)
 }

@@ -90,7 +90,10 @@ pub fn run(args: &GroundTruthArgs) -> Result<Ended> {
         purpose: if args.verify.is_some() { Purpose::Check } else { Purpose::Truth },
     })?;
     let Some(path) = run.config.standalone.truth.take() else {
-        bail!("{}: standalone.truth names no file to write", args.config.display());
+        bail!(
+            "{}: standalone.truth is not set; it names the file that this command writes, such as \"truth.json\"",
+            args.config.display()
+        );
     };
     if let Some(n) = args.verify {
         return verify(&run, &path, n);

@@ -194,9 +194,10 @@ pub fn one(run: &Run, code: &str) -> Result<Outcome> {
             write!(out, "replicate {replicate}: {accuracy:.2} %, {seconds:.0} s")?;
             let weights = folder(run, &code, *replicate).join("weights.safetensors");
             if weights.is_file() {
-                write!(out, ", {}", weights.display())?;
+                writeln!(out, ", {}", weights.display())?;
+            } else {
+                writeln!(out, ", a stored result: there are no weights")?;
             }
-            writeln!(out)?;
         }
     }
     Ok(outcome)
@@ -208,6 +209,9 @@ pub fn train(
     trainings: &[Training],
     done: &(dyn Fn(StandaloneResult) -> Result<()> + Sync),
 ) -> Result<Outcome> {
+    if trainings.is_empty() {
+        return Ok(Outcome::Finished);
+    }
     let bar = Bar::new("standalone", trainings.len() as u64 * run.config.standalone.steps);
     let evaluator = || {
         let (layout, batch) = (Arc::clone(&run.layout), run.config.inherit.batch);

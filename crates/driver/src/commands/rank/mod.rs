@@ -73,6 +73,7 @@ pub fn run(command: &Rank) -> Result<()> {
                     "only_in_predictions": matched.only_in_predictions,
                     "only_in_truth": matched.only_in_truth,
                     "resamples": resamples,
+                    "degenerate_resamples": intervals.degenerate,
                     "seed": seed,
                 });
                 for (name, value, interval) in rows {
@@ -81,6 +82,12 @@ pub fn run(command: &Rank) -> Result<()> {
                 }
                 writeln!(std::io::stdout(), "{out}")?;
                 return Ok(());
+            }
+            if intervals.degenerate > 0 {
+                eprintln!(
+                    "{} of {resamples} resamples had a constant list and are left out of the intervals",
+                    intervals.degenerate
+                );
             }
             let mut out = std::io::stdout().lock();
             writeln!(out, "n {}", point.n)?;
