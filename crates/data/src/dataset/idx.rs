@@ -294,7 +294,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let error = find(folder.path(), "train-images-idx3-ubyte").unwrap_err().to_string();
         assert!(
-            error.ends_with("holds neither train-images-idx3-ubyte nor train-images-idx3-ubyte.gz")
+            error.ends_with("holds neither train-images-idx3-ubyte nor train-images-idx3-ubyte.gz (and image folders hold train/ and val/)")
         );
         let error = IdxDataset::open("x", &folder.path().join("no"), Path::new("l"), None);
         assert!(error.unwrap_err().to_string().contains("no"));

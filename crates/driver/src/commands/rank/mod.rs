@@ -83,12 +83,6 @@ pub fn run(command: &Rank) -> Result<()> {
                 writeln!(std::io::stdout(), "{out}")?;
                 return Ok(());
             }
-            if intervals.degenerate > 0 {
-                eprintln!(
-                    "{} of {resamples} resamples had a constant list and are left out of the intervals",
-                    intervals.degenerate
-                );
-            }
             let mut out = std::io::stdout().lock();
             writeln!(out, "n {}", point.n)?;
             for (name, value, interval) in rows {
