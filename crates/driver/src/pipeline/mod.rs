@@ -61,7 +61,7 @@ pub struct RunArgs {
     /// threads; 0 = one per thread, which small networks are fastest with
     #[arg(long, default_value_t = 1, value_name = "N")]
     jobs: usize,
-    /// Only for `run`, where the configuration has [[method]]: every method, not only the main rows
+    /// Only for `run`, where the configuration is an experiment: every method, not only the main rows
     #[arg(long)]
     full: bool,
     #[arg(skip)]
