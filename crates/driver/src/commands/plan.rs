@@ -134,7 +134,9 @@ pub fn run(args: &Plan) -> Result<()> {
     }
     let line = |stage: &str, cells: [String; 6]| {
         let [images, pflop, gflops, hours, memory, disk] = cells;
-        format!("{stage:<11}{images:>14}{pflop:>12}{gflops:>9}{hours:>13}{memory:>12}{disk:>11}")
+        format!(
+            "{stage:<11} {images:>15} {pflop:>15} {gflops:>8} {hours:>14} {memory:>10} {disk:>10}"
+        )
     };
     let head = ["images", "PFLOP", "GFLOP/s", "hours", "memory GiB", "disk GiB"];
     writeln!(out, "{}", line("stage", head.map(str::to_owned)))?;
