@@ -151,9 +151,15 @@ pub fn run(args: &Plan) -> Result<()> {
         ];
         writeln!(out, "{}", line(s.stage, cells))?;
     }
-    let total = [String::new(), String::new(), String::new()];
-    let [a, b, c] = total;
-    let cells = [a, b, c, format!("{hours:.3}"), format!("{memory:.2}"), format!("{disk:.3}")];
+    let none = String::new;
+    let cells = [
+        none(),
+        none(),
+        none(),
+        format!("{hours:.3}"),
+        format!("{memory:.2}"),
+        format!("{disk:.3}"),
+    ];
     writeln!(out, "{}", line("all", cells))?;
     writeln!(
         out,

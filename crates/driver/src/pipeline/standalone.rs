@@ -24,10 +24,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// How files with the results of one architecture begin.
 const ARCH: &str = "arch-";
 
-fn arch_file(code: &str) -> String {
-    format!("{ARCH}{code}.json")
-}
-
 /// One training to be done.
 #[derive(Clone, Debug)]
 pub struct Training {
@@ -163,7 +159,7 @@ pub fn stage(run: &Run, shard: Shard) -> Result<Outcome> {
 pub fn one(run: &Run, code: &str) -> Result<Outcome> {
     let arch = run.space.parse(code).with_context(|| format!("--arch {code}"))?;
     let code = run.space.encode(&arch);
-    let path = run.stage_folder("standalone").join(arch_file(&code));
+    let path = run.stage_folder("standalone").join(format!("{ARCH}{code}.json"));
     let mut results: Vec<StandaloneResult> =
         if path.is_file() { read_json(&path)? } else { Vec::new() };
     // What the run's list or a stored truth has is not trained again.
