@@ -25,15 +25,27 @@ pub(super) fn for_each_task(
     lane: usize,
     task: impl Fn(usize, &mut [f32]) + Sync,
 ) {
+    for_each_task_with(tasks, lanes, lane, (), |i, (), lane| task(i, lane));
+}
+
+/// [`for_each_task`] with something that each thread keeps from task to task, beside its lane.
+pub(super) fn for_each_task_with<T: Clone + Send + Sync>(
+    tasks: usize,
+    lanes: &mut [f32],
+    lane: usize,
+    kept: T,
+    task: impl Fn(usize, &mut T, &mut [f32]) + Sync,
+) {
     let next = AtomicUsize::new(0);
     lanes.par_chunks_exact_mut(lane).with_max_len(1).take(tasks).for_each(|lane| {
+        let mut kept = kept.clone();
         loop {
             // Tasks hand nothing to each other, and the pool's join orders the phases.
             let i = next.fetch_add(1, Ordering::Relaxed);
             if i >= tasks {
                 break;
             }
-            task(i, lane);
+            task(i, &mut kept, lane);
         }
     });
 }

@@ -218,12 +218,6 @@ impl Isa {
         Panels::new(channels, base, joined)
     }
 
-    /// The same in panels of 16 columns, where columns are shared out to threads.
-    pub(super) fn narrow_panels(self, channels: usize) -> Panels {
-        let (base, joined) = self.panel_units();
-        Panels::new(channels, base.min(2), joined.min(1))
-    }
-
     fn panel_units(self) -> (usize, usize) {
         fn of<S: Simd>() -> (usize, usize) {
             (S::PANEL, S::JOINED)

@@ -10,7 +10,9 @@ use super::points::POINTS;
 use super::{ALL_POINTS, padded};
 use crate::Scratch;
 use crate::conv::epilogue::Finish;
-use crate::conv::parallel::{SharedMut, for_each_task, lane_len, part};
+use crate::conv::parallel::{
+    SharedMut, Shares, for_each_task, for_each_task_with, lane_len, part,
+};
 use crate::conv::product::{Fetch, Panels, Product, multiply};
 use crate::conv::simd::{Isa, Job, LANES, Simd};
 
@@ -26,6 +28,8 @@ pub(in crate::conv) struct Map {
 const LANE_FLOATS: usize = 160 << 10;
 /// Floats of `U` beyond which it is not kept whole.
 const FILTER_FLOATS: usize = 700 << 10;
+/// Floats of `U` that stay in a core's own cache beside those buffers.
+const GROUP_FLOATS: usize = 310 << 10;
 /// Depth of a piece of `U` when it is not.
 const DEPTH: usize = 64;
 
@@ -47,7 +51,7 @@ pub(in crate::conv) fn correlate(
     }
 }
 
-/// Few channels: a thread takes a block of tiles end to end.
+/// Few channels: a thread takes a block of tiles end to end, for a group of output channels.
 fn by_tiles(
     isa: Isa,
     map: Map,
@@ -58,40 +62,46 @@ fn by_tiles(
     scratch: &mut Scratch,
 ) {
     let depth = filters.depth.next_multiple_of(LANES);
-    let panels = isa.panels(filters.columns);
-    let (v_layout, m_layout) = (Layout::by_tile(depth), Layout::by_tile(panels.columns()));
+    // Groups of output channels, so that a group's filters stay in a core's own cache while all tiles
+    // go by. Tiles are transformed anew for each of the few groups, and threads transform filters
+    // each for themselves: either is cheaper than to fetch what another core has just written.
+    let all = ALL_POINTS * depth * filters.columns.next_multiple_of(LANES);
+    let units = filters.columns.div_ceil(LANES);
+    let groups = Shares::new(filters.columns, units.div_ceil(all.div_ceil(GROUP_FLOATS).max(1)));
+    let (v_layout, m_layout) = (Layout::by_tile(depth), Layout::by_tile(groups.widest()));
     let target = (LANE_FLOATS / (v_layout.row + m_layout.row)).clamp(24, 64);
     let grid = Grid::new(map.batch, map.height, map.width, target);
 
-    let u_point = padded(depth * panels.columns());
+    let u_point = padded(depth * groups.widest());
+    let u_len = ALL_POINTS * u_point;
     let u_layout = FilterLayout::Dense { point: u_point, depth };
     let v_len = v_layout.len(grid.largest());
-    let lane = lane_len(v_len + m_layout.len(grid.largest()));
-    let (u, lanes) = scratch.split(ALL_POINTS * u_point, lane);
-
-    // U, in pieces of 8 depths of a panel.
-    let pieces = depth / LANES;
-    let shared = SharedMut::new(u);
-    for_each_task(panels.count() * pieces, lanes, lane, |task, _| {
-        let (first, units) = panels.get(task / pieces);
-        let k = task % pieces * LANES;
-        let (at, layout) = u_layout.panel(first, units);
-        let job = FilterPanel {
-            filters,
-            depths: k..k + LANES,
-            first_column: first,
-            units,
-            to: shared.at(at + k * layout.row),
-            layout,
-        };
-        // SAFETY: `U` holds `u_point` floats a point, and this piece of it is this task's.
-        unsafe { isa.run(job) };
-    });
-    let u = &*u;
+    let lane = lane_len(u_len + v_len + m_layout.len(grid.largest()));
+    let (_, lanes) = scratch.split(0, lane);
 
     let output = SharedMut::new(output);
-    for_each_task(grid.blocks(), lanes, lane, |task, lane| {
-        let block = grid.block(task);
+    let blocks = grid.blocks();
+    for_each_task_with(groups.count() * blocks, lanes, lane, None, |task, held, lane| {
+        let (u, lane) = lane.split_at_mut(u_len);
+        let (group, block) = (task / blocks, grid.block(task % blocks));
+        let columns = groups.get(group);
+        let panels = isa.panels(columns.len());
+        if *held != Some(group) {
+            *held = Some(group);
+            for (first, units) in panels.iter() {
+                let (at, layout) = u_layout.panel(first, units);
+                let job = FilterPanel {
+                    filters,
+                    depths: 0..depth,
+                    first_column: columns.start + first,
+                    units,
+                    to: u[at..].as_mut_ptr(),
+                    layout,
+                };
+                // SAFETY: `U` holds `u_point` floats a point.
+                unsafe { isa.run(job) };
+            }
+        }
         let (v, m) = lane.split_at_mut(v_len);
         let tiles = InputTiles(Tiles {
             block: &block,
@@ -103,7 +113,8 @@ fn by_tiles(
             to: v.as_mut_ptr(),
             layout: v_layout,
         });
-        let next = grid.get(task + rayon::current_num_threads());
+        let next = task + rayon::current_num_threads();
+        let next = (next < groups.count() * blocks).then(|| grid.block(next % blocks));
         let mut fetch = ahead::spread(
             ahead::stream(next, input.as_ptr(), filters.depth),
             ahead::stream(next, output.at(0), filters.columns),
@@ -132,8 +143,8 @@ fn by_tiles(
             to: output.at(0),
             map,
             pixel: filters.columns,
-            first: 0,
-            channels: filters.columns,
+            first: columns.start,
+            channels: columns.end.min(filters.columns) - columns.start,
             finish,
         };
         // SAFETY: `V` and `M` have room for the largest block, the maps have the given sizes, and
@@ -158,9 +169,9 @@ fn by_panels(
 ) {
     let grid = Grid::new(map.batch, map.height, map.width, 128);
     let tiles = grid.largest();
-    // Narrow panels, so that the products of all tiles stay in a core's cache, and so that there
-    // are enough tasks for an even spread.
-    let panels = isa.narrow_panels(filters.columns);
+    // One panel a task: the products of all tiles stay in a core's cache. Narrower ones would spread
+    // more evenly, but each of them reads all of `V`.
+    let panels = isa.panels(filters.columns);
     let widest = panels.widest();
     let pieces = filters.depth.div_ceil(DEPTH);
 
@@ -244,18 +255,18 @@ fn by_panels(
 }
 
 /// `M[tiles, columns] (+)= V[tiles, depth] * U[depth, columns]` at every point.
-struct BlockProducts<'a> {
-    block: &'a Block,
-    fetch: *mut Fetch,
-    depth: usize,
-    v: *const f32,
-    v_layout: Layout,
-    u: *const f32,
-    u_layout: FilterLayout,
-    panels: Panels,
-    m: *mut f32,
-    m_layout: Layout,
-    accumulate: bool,
+pub(super) struct BlockProducts<'a> {
+    pub block: &'a Block,
+    pub fetch: *mut Fetch,
+    pub depth: usize,
+    pub v: *const f32,
+    pub v_layout: Layout,
+    pub u: *const f32,
+    pub u_layout: FilterLayout,
+    pub panels: Panels,
+    pub m: *mut f32,
+    pub m_layout: Layout,
+    pub accumulate: bool,
 }
 
 impl Job for BlockProducts<'_> {
