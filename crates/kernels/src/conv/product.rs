@@ -80,21 +80,46 @@ pub(super) struct Product {
     pub fetch: *mut Fetch,
 }
 
-/// Cache lines to fetch ahead, one after the other.
+/// Cache lines to fetch ahead: some stretches of `run` neighbouring lines.
 #[derive(Clone, Copy)]
 pub(super) struct Stream {
-    pub at: *const f32,
-    pub lines: usize,
+    at: *const f32,
+    /// From the start of a stretch to that of the next, in floats.
+    pitch: usize,
+    run: usize,
+    /// The next line of the stretch at `at`, and the lines left in all.
+    line: usize,
+    left: usize,
 }
 
 impl Stream {
+    /// One stretch.
+    pub(super) fn new(at: *const f32, floats: usize) -> Self {
+        Self::stretches(at, 1, floats, 0)
+    }
+
+    /// Stretches of `floats`, each starting `pitch` floats after the last.
+    pub(super) fn stretches(at: *const f32, count: usize, floats: usize, pitch: usize) -> Self {
+        let run = floats.div_ceil(CHUNK);
+        Self { at, pitch, run, line: 0, left: count * run }
+    }
+
+    /// Nothing.
+    pub(super) fn none() -> Self {
+        Self::new(std::ptr::null(), 0)
+    }
+
     #[inline(always)]
     fn advance(&mut self, lines: usize, fetch: impl Fn(*const f32)) {
-        let lines = lines.min(self.lines);
-        self.lines -= lines;
+        let lines = lines.min(self.left);
+        self.left -= lines;
         for _ in 0..lines {
-            fetch(self.at);
-            self.at = self.at.wrapping_add(CHUNK);
+            fetch(self.at.wrapping_add(self.line * CHUNK));
+            self.line += 1;
+            if self.line == self.run {
+                self.line = 0;
+                self.at = self.at.wrapping_add(self.pitch);
+            }
         }
     }
 }
@@ -113,7 +138,7 @@ pub(super) struct Fetch {
 impl Fetch {
     /// Both streams in about `steps` steps.
     pub(super) fn new(read: Stream, other: Stream, write: bool, steps: usize) -> Self {
-        let lines = |stream: Stream| stream.lines.div_ceil(steps.max(1));
+        let lines = |stream: Stream| stream.left.div_ceil(steps.max(1));
         Self { read, other, write, read_lines: lines(read), other_lines: lines(other) }
     }
 

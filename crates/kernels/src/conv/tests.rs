@@ -36,7 +36,8 @@ impl Case {
     }
 
     /// Element by element, to within a small part of the root mean square of `sums`, the products'
-    /// sums that are behind the results: some results cancel.
+    /// sums that are behind the results: some results cancel. Elements that nothing is added to, those of
+    /// inactive channels, have no part in it.
     fn compare(
         &self,
         what: &str,
@@ -46,7 +47,9 @@ impl Case {
         before: &[f64],
         sums: &[f64],
     ) {
-        let size = (sums.iter().map(|w| w * w).sum::<f64>() / sums.len().max(1) as f64).sqrt();
+        let active = sums.iter().filter(|w| **w != 0.0);
+        let size =
+            (active.clone().map(|w| w * w).sum::<f64>() / active.count().max(1) as f64).sqrt();
         let tolerance = 4e-5 * size.max(1.0);
         for (i, want) in want.iter().enumerate() {
             let want = want + before.get(i).copied().unwrap_or(0.0);

@@ -194,9 +194,8 @@ impl Operands<'_> {
             write =
                 at(next.images.start, next.lines.start)..at(next.images.end - 1, next.lines.end);
         }
-        let lines = |len: usize| len.div_ceil(CHUNK);
-        let read = Stream { at: self.from[read.start..].as_ptr(), lines: lines(read.len()) };
-        let write = Stream { at: to.at(write.start), lines: lines(write.len()) };
+        let read = Stream::new(self.from[read.start..].as_ptr(), read.len());
+        let write = Stream::new(to.at(write.start), write.len());
         let steps = |c: Class| c.depth.div_ceil(CHUNK) * block.rows(&c).div_ceil(8);
         let steps = self.plan.classes().map(steps).sum::<usize>() * self.panels.count();
         Fetch::new(read, write, true, steps)

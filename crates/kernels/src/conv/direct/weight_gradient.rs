@@ -264,9 +264,8 @@ impl Plan<'_> {
         let (input, rows) =
             next.map_or((0..0, 0..0), |next| (self.strip.source(&next), self.rows(&next)));
         let channels = self.shape.out_channels;
-        let stream = |from: &[f32], floats: Range<usize>| Stream {
-            at: from[floats.start..].as_ptr(),
-            lines: floats.len().div_ceil(CHUNK),
+        let stream = |from: &[f32], floats: Range<usize>| {
+            Stream::new(from[floats.start..].as_ptr(), floats.len())
         };
         let other = stream(self.grad_output, rows.start * channels..rows.end * channels);
         Fetch::new(stream(self.input, input), other, false, steps)

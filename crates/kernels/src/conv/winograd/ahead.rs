@@ -9,11 +9,19 @@ use super::ALL_POINTS;
 use super::grid::Block;
 use crate::conv::product::{CHUNK, Fetch, Stream};
 
-/// The pixels of `next` in a map `[pixel][channels]`.
-pub(super) fn stream(next: Option<Block>, map: *const f32, channels: usize) -> Stream {
+/// The pixels of `next` in a map `[pixel][pixel_floats]`: `channels` of each, from `map` on.
+pub(super) fn stream(
+    next: Option<Block>,
+    map: *const f32,
+    pixel: usize,
+    channels: usize,
+) -> Stream {
     let pixels = next.map_or(0..0, |block| block.pixels());
-    let start = map.wrapping_add(pixels.start * channels);
-    Stream { at: start, lines: (pixels.len() * channels).div_ceil(CHUNK) }
+    let start = map.wrapping_add(pixels.start * pixel);
+    if channels == pixel {
+        return Stream::new(start, pixels.len() * pixel);
+    }
+    Stream::stretches(start, pixels.len(), channels, pixel)
 }
 
 /// Spreads two streams over the products of a block: `panels` panels of `rows` rows of `depth` at

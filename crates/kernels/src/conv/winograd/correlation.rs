@@ -10,10 +10,8 @@ use super::points::POINTS;
 use super::{ALL_POINTS, padded};
 use crate::Scratch;
 use crate::conv::epilogue::Finish;
-use crate::conv::parallel::{
-    SharedMut, Shares, for_each_task, for_each_task_with, lane_len, part,
-};
-use crate::conv::product::{Fetch, Panels, Product, multiply};
+use crate::conv::parallel::{SharedMut, Shares, for_each_task, for_each_task_with, lane_len, part};
+use crate::conv::product::{Fetch, Panels, Product, Stream, multiply};
 use crate::conv::simd::{Isa, Job, LANES, Simd};
 
 /// The size that input and output maps share.
@@ -114,10 +112,14 @@ fn by_tiles(
             layout: v_layout,
         });
         let next = task + rayon::current_num_threads();
-        let next = (next < groups.count() * blocks).then(|| grid.block(next % blocks));
+        let (next, next_columns) = match next / blocks {
+            group if group < groups.count() => (Some(grid.block(next % blocks)), groups.get(group)),
+            _ => (None, 0..0),
+        };
+        let next_width = next_columns.end.min(filters.columns).saturating_sub(next_columns.start);
         let mut fetch = ahead::spread(
-            ahead::stream(next, input.as_ptr(), filters.depth),
-            ahead::stream(next, output.at(0), filters.columns),
+            ahead::stream(next, input.as_ptr(), filters.depth, filters.depth),
+            ahead::stream(next, output.at(next_columns.start), filters.columns, next_width),
             true,
             panels.count(),
             block.len(),
@@ -210,9 +212,23 @@ fn by_panels(
             let m_layout = Layout::by_tile(width);
             for piece in 0..pieces {
                 let depths = piece * DEPTH..((piece + 1) * DEPTH).min(filters.depth);
+                // V, a point ahead, and before the maps are written, their lines.
+                let from = piece * v_len + v_layout.point;
+                let mut fetch = ahead::spread(
+                    Stream::new(v[from..].as_ptr(), v_len.min(v.len() - from)),
+                    if piece + 1 == pieces {
+                        ahead::stream(Some(block), output.at(first), filters.columns, width)
+                    } else {
+                        Stream::none()
+                    },
+                    true,
+                    1,
+                    block.len(),
+                    depths.len(),
+                );
                 let products = BlockProducts {
                     block: &block,
-                    fetch: std::ptr::null_mut(),
+                    fetch: &mut fetch,
                     depth: depths.len(),
                     v: v[piece * v_len..].as_ptr(),
                     v_layout,

@@ -13,7 +13,7 @@ use super::points::POINTS;
 use crate::Scratch;
 use crate::conv::ConvShape;
 use crate::conv::parallel::{SharedMut, Shares, for_each_task, lane_len, part};
-use crate::conv::product::{CHUNK, Fetch, Panels, Product, multiply};
+use crate::conv::product::{CHUNK, Fetch, Panels, Product, Stream, multiply};
 use crate::conv::simd::{Isa, Job, LANES, Simd};
 
 /// Floats that the buffers of one thread may take to stay in its own cache.
@@ -82,8 +82,13 @@ fn by_tiles(maps: Maps<'_>, grad_weight: &mut [f32], scratch: &mut Scratch) {
             let block = grid.block(i);
             let next = (i + 1 < blocks.end).then(|| grid.block(i + 1));
             let mut fetch = ahead::spread(
-                ahead::stream(next, maps.input.as_ptr(), shape.in_channels),
-                ahead::stream(next, maps.grad_output.as_ptr(), shape.out_channels),
+                ahead::stream(next, maps.input.as_ptr(), shape.in_channels, shape.in_channels),
+                ahead::stream(
+                    next,
+                    maps.grad_output.as_ptr(),
+                    shape.out_channels,
+                    shape.out_channels,
+                ),
                 false,
                 panels.count(),
                 channels.len(),
@@ -190,13 +195,29 @@ fn by_blocks(maps: Maps<'_>, grad_weight: &mut [f32], scratch: &mut Scratch) {
             let (piece, columns) = (task % pieces, shares.get(task / pieces));
             let rows = piece * ROWS..((piece + 1) * ROWS).min(shape.in_channels);
             let u_layout = Layout::by_tile(columns.len());
+            // Both operands, a point ahead.
+            let (v, z) = (&v[piece * v_len..(piece + 1) * v_len], &z[tiles * columns.start..]);
+            let z_ahead = Stream::stretches(
+                z[z_point..].as_ptr(),
+                ALL_POINTS - 1,
+                block.len() * columns.len(),
+                z_point,
+            );
+            let mut fetch = ahead::spread(
+                Stream::new(v[v_layout.point..].as_ptr(), v_len - v_layout.point),
+                z_ahead,
+                false,
+                isa.panels(columns.len()).count(),
+                rows.len(),
+                block.len(),
+            );
             let products = BlockProducts {
                 block: &block,
-                fetch: std::ptr::null_mut(),
+                fetch: &mut fetch,
                 rows: rows.len(),
-                v: v[piece * v_len..].as_ptr(),
+                v: v.as_ptr(),
                 v_layout,
-                z: z[tiles * columns.start..].as_ptr(),
+                z: z.as_ptr(),
                 z_layout: Layout { point: z_point, row: columns.len(), chunk: CHUNK },
                 panels: isa.panels(columns.len()),
                 u: u.as_mut_ptr(),
