@@ -110,12 +110,15 @@ pub(crate) fn flush(sums: &mut Columns, totals: &mut [f64; TILE]) {
 
 /// `len` doubles of unspecified contents from the scratch buffer.
 pub(crate) fn doubles(scratch: &mut Scratch, len: usize) -> &mut [f64] {
-    let floats = scratch.floats(2 * len);
+    // The scratch buffer starts on a cache line, so nothing is cut off at the front.
+    &mut as_doubles(scratch.floats(2 * len))[..len]
+}
+
+/// The whole, aligned doubles in some floats.
+pub(crate) fn as_doubles(floats: &mut [f32]) -> &mut [f64] {
     // SAFETY: any bit pattern is a valid f64, and `align_to_mut` itself keeps to whole, aligned
     // elements of the borrowed slice.
-    let (_, doubles, _) = unsafe { floats.align_to_mut::<f64>() };
-    // The scratch buffer starts on a cache line, so nothing was cut off at the front.
-    &mut doubles[..len]
+    unsafe { floats.align_to_mut::<f64>() }.1
 }
 
 /// Runs `body` compiled for the best instruction set that this machine has.

@@ -4,9 +4,11 @@ use crate::plan::{Plan, PlannedConv};
 use crate::tape::{Buffer, ConvTape, Tape};
 use crate::{SupernetError, infer};
 use slimtau_kernels::Scratch;
-use slimtau_kernels::conv::{Epilogue, conv_backward_input, conv_backward_weight, conv_forward};
+use slimtau_kernels::conv::{
+    Epilogue, conv_backward_input, conv_backward_weight, conv_forward, conv_forward_statistics,
+};
 use slimtau_kernels::linear::{LinearShape, linear_backward, linear_forward};
-use slimtau_kernels::norm::{Norm, batch_statistics, norm_backward, norm_forward, update_running};
+use slimtau_kernels::norm::{Norm, norm_backward, norm_forward, update_running};
 use slimtau_kernels::pool::{
     PoolShape, average_pool_backward, average_pool_forward, max_pool_backward, max_pool_forward,
 };
@@ -306,16 +308,17 @@ fn conv_norm(
 ) {
     let (shape, slot, channels) = (conv.shape(batch), &conv.slot, conv.out_channels);
     let y = tape.output.get_mut();
-    conv_forward(&shape, x, &params[slot.weight.clone()], y, Epilogue::None, scratch);
+    let weight = &params[slot.weight.clone()];
     let (mean, var) = (tape.mean.get_mut(), tape.var.get_mut());
     match norms {
         Norms::Frozen { buffers } => {
+            conv_forward(&shape, x, weight, y, Epilogue::None, scratch);
             mean.copy_from_slice(&buffers[conv.vector(&slot.mean)]);
             var.copy_from_slice(&buffers[conv.vector(&slot.var)]);
         }
-        Norms::Batch => batch_statistics(channels, y, mean, var, scratch),
+        Norms::Batch => conv_forward_statistics(&shape, x, weight, y, mean, var, scratch),
         Norms::Tracked { buffers, momentum } => {
-            batch_statistics(channels, y, mean, var, scratch);
+            conv_forward_statistics(&shape, x, weight, y, mean, var, scratch);
             let rows = y.len() / channels;
             let (running_mean, running_var) =
                 pair_mut(buffers, conv.vector(&slot.mean), conv.vector(&slot.var));

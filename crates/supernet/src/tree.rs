@@ -9,8 +9,8 @@ use crate::infer::{ConvNorm, Folded, Folding, Head, Inner, Shared, block, logits
 use crate::plan::{Plan, PlannedConv};
 use crate::tape::Buffer;
 use slimtau_kernels::Scratch;
-use slimtau_kernels::conv::{Epilogue, conv_forward};
-use slimtau_kernels::norm::{Norm, batch_statistics, norm_forward, update_running};
+use slimtau_kernels::conv::conv_forward_statistics;
+use slimtau_kernels::norm::{Norm, norm_forward, update_running};
 
 /// Subnets of one layout, arranged by what they have in common.
 pub struct PrefixTree {
@@ -311,9 +311,8 @@ impl ConvNorm for Measured<'_> {
         let Measuring { output, mean, var } = &mut *self.measuring;
         let y = output.reserve(shape.output_len());
         let weight = &self.params[slot.weight.clone()];
-        conv_forward(&shape, x, weight, y, Epilogue::None, self.scratch);
         let (mean, var) = (mean.reserve(channels), var.reserve(channels));
-        batch_statistics(channels, y, mean, var, self.scratch);
+        conv_forward_statistics(&shape, x, weight, y, mean, var, self.scratch);
         let (running_mean, running_var) =
             self.own[self.at..][..2 * channels].split_at_mut(channels);
         self.at += 2 * channels;

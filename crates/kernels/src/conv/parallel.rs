@@ -89,26 +89,26 @@ impl Shares {
 
 /// A slice that several tasks write at once, in places that do not overlap.
 #[derive(Clone, Copy)]
-pub(super) struct SharedMut<'a> {
-    start: *mut f32,
+pub(super) struct SharedMut<'a, T = f32> {
+    start: *mut T,
     len: usize,
-    slice: PhantomData<&'a mut [f32]>,
+    slice: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: it is a `&mut [f32]` that is lent to several threads; each place where one is written
+// SAFETY: it is a `&mut [T]` that is lent to several threads; each place where one is written
 // argues that no other thread touches it.
-unsafe impl Send for SharedMut<'_> {}
+unsafe impl<T: Send> Send for SharedMut<'_, T> {}
 // SAFETY: as above.
-unsafe impl Sync for SharedMut<'_> {}
+unsafe impl<T: Send> Sync for SharedMut<'_, T> {}
 
-impl<'a> SharedMut<'a> {
-    pub(super) fn new(slice: &'a mut [f32]) -> Self {
+impl<'a, T> SharedMut<'a, T> {
+    pub(super) fn new(slice: &'a mut [T]) -> Self {
         Self { start: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }
     }
 
     /// The address of element `i`. Going through it is the caller's responsibility.
     #[inline(always)]
-    pub(super) fn at(self, i: usize) -> *mut f32 {
+    pub(super) fn at(self, i: usize) -> *mut T {
         debug_assert!(i <= self.len);
         // In bounds or one past the end, as every caller's indices are.
         self.start.wrapping_add(i)

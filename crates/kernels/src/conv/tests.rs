@@ -90,6 +90,9 @@ impl Case {
             let none = Epilogue::None;
             conv_forward_on(isa, shape, &self.input, &self.weight, &mut got, none, scratch);
             self.compare("forward", isa, &got, &output, &[], &output);
+            if !got.is_empty() {
+                self.check_statistics(isa, &got, scratch);
+            }
 
             let mut got = vec![f32::NAN; shape.input_len()];
             let (dy, w) = (&self.grad_output, &self.weight);
@@ -112,6 +115,29 @@ impl Case {
                 }
             }
             self.check_epilogues(isa, &output, scratch);
+        }
+    }
+
+    /// The output is that of the plain call, and the statistics are its own.
+    fn check_statistics(&self, isa: Isa, output: &[f32], scratch: &mut Scratch) {
+        let (shape, channels) = (&self.shape, self.shape.out_channels);
+        let mut got = vec![f32::NAN; shape.output_len()];
+        let (mut mean, mut var) = (vec![f32::NAN; channels], vec![f32::NAN; channels]);
+        let (x, w) = (&self.input, &self.weight);
+        conv_forward_statistics_on(isa, shape, x, w, &mut got, &mut mean, &mut var, scratch);
+        assert!(got == output, "{}, {shape:?}: another output with statistics", isa.name());
+        for c in 0..channels {
+            let of = || output[c..].iter().step_by(channels).map(|&y| f64::from(y));
+            let n = of().count() as f64;
+            let want = of().sum::<f64>() / n;
+            let spread = of().map(|y| (y - want).powi(2)).sum::<f64>() / n;
+            let (mean, var) = (f64::from(mean[c]), f64::from(var[c]));
+            assert!(
+                (mean - want).abs() <= 1e-6 * (want.abs() + spread.sqrt())
+                    && (var - spread).abs() <= 1e-5 * spread + 1e-12 * want * want,
+                "{}, {shape:?}: channel {c} has {mean} and {var}, should have {want} and {spread}",
+                isa.name()
+            );
         }
     }
 
@@ -241,10 +267,15 @@ fn threads_do_not_change_a_bit() {
                     let mut dx = vec![0.0; shape.input_len()];
                     let mut dw = vec![0.0; shape.weight_len()];
                     let (x, w, dy) = (&case.input, &case.weight, &case.grad_output);
-                    conv_forward_on(isa, shape, x, w, &mut y, Epilogue::None, scratch);
+                    let mut mean = vec![0.0; shape.out_channels];
+                    let mut var = mean.clone();
+                    conv_forward_statistics_on(
+                        isa, shape, x, w, &mut y, &mut mean, &mut var, scratch,
+                    );
                     conv_backward_input_on(isa, shape, dy, w, &mut dx, false, scratch);
                     conv_backward_weight_on(isa, shape, x, dy, &mut dw, scratch);
-                    [y, dx, dw].map(|v| v.into_iter().map(f32::to_bits).collect::<Vec<_>>())
+                    [y, mean, var, dx, dw]
+                        .map(|v| v.into_iter().map(f32::to_bits).collect::<Vec<_>>())
                 })
             });
             assert!(results[0] == results[1], "1 and 2 threads differ: {:?}", case.shape);

@@ -5,6 +5,7 @@ mod backward;
 mod statistics;
 
 pub use backward::norm_backward;
+pub(crate) use statistics::merge_moments;
 pub use statistics::{batch_statistics, update_running};
 
 use crate::tile::{Columns, Tiling, vectorised};

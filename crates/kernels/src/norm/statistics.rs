@@ -36,11 +36,23 @@ pub fn batch_statistics(
         .zip(x.par_chunks(len))
         .for_each(|(moments, x)| chunk_moments(channels, x, moments));
 
+    merge_moments(partials, x.chunks(len).map(|x| x.len() / channels), mean, var);
+}
+
+/// Mean and biased variance of a batch from its chunks, which have `rows` rows each: `partials` holds
+/// each one's means and sums of squared deviations.
+pub(crate) fn merge_moments(
+    partials: &mut [f64],
+    mut rows: impl Iterator<Item = usize>,
+    mean: &mut [f32],
+    var: &mut [f32],
+) {
+    let channels = mean.len();
     let (total, others) = partials.split_at_mut(2 * channels);
     let (total_mean, total_squares) = total.split_at_mut(channels);
-    let mut n = (len.min(x.len()) / channels) as f64;
-    for (moments, x) in others.chunks(2 * channels).zip(x.chunks(len).skip(1)) {
-        let m = (x.len() / channels) as f64;
+    let mut n = rows.next().unwrap_or(0) as f64;
+    for (moments, m) in others.chunks(2 * channels).zip(rows) {
+        let m = m as f64;
         let (chunk_mean, chunk_squares) = moments.split_at(channels);
         for c in 0..channels {
             let delta = chunk_mean[c] - total_mean[c];

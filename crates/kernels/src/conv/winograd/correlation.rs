@@ -10,9 +10,12 @@ use super::points::POINTS;
 use super::{ALL_POINTS, padded};
 use crate::Scratch;
 use crate::conv::epilogue::Finish;
+use crate::conv::moments::Moments;
 use crate::conv::parallel::{SharedMut, Shares, for_each_task, for_each_task_with, lane_len, part};
 use crate::conv::product::{Fetch, Panels, Product, Stream, multiply};
 use crate::conv::simd::{Isa, Job, LANES, Simd};
+use crate::norm::{batch_statistics, merge_moments};
+use crate::tile::as_doubles;
 
 /// The size that input and output maps share.
 #[derive(Clone, Copy)]
@@ -20,6 +23,12 @@ pub(in crate::conv) struct Map {
     pub batch: usize,
     pub height: usize,
     pub width: usize,
+}
+
+/// Mean and biased variance of each output channel over the batch.
+pub(in crate::conv) struct Statistics<'a> {
+    pub mean: &'a mut [f32],
+    pub var: &'a mut [f32],
 }
 
 /// Floats that the buffers of one thread may take to stay in its own cache.
@@ -31,7 +40,7 @@ const GROUP_FLOATS: usize = 310 << 10;
 /// Depth of a piece of `U` when it is not.
 const DEPTH: usize = 64;
 
-/// `output = finish(input * filters)`, both maps dense.
+/// `output = finish(input * filters)`, both maps dense, and if wanted the output's statistics.
 pub(in crate::conv) fn correlate(
     isa: Isa,
     map: Map,
@@ -39,13 +48,17 @@ pub(in crate::conv) fn correlate(
     filters: Filters,
     output: &mut [f32],
     finish: Finish,
+    statistics: Option<Statistics<'_>>,
     scratch: &mut Scratch,
 ) {
     let columns = filters.columns.next_multiple_of(LANES);
     if ALL_POINTS * filters.depth * columns <= FILTER_FLOATS {
-        by_tiles(isa, map, input, filters, output, finish, scratch);
-    } else {
-        by_panels(isa, map, input, filters, output, finish, scratch);
+        by_tiles(isa, map, input, filters, output, finish, statistics, scratch);
+        return;
+    }
+    by_panels(isa, map, input, filters, output, finish, scratch);
+    if let Some(Statistics { mean, var }) = statistics {
+        batch_statistics(filters.columns, output, mean, var, scratch);
     }
 }
 
@@ -57,6 +70,7 @@ fn by_tiles(
     filters: Filters,
     output: &mut [f32],
     finish: Finish,
+    statistics: Option<Statistics<'_>>,
     scratch: &mut Scratch,
 ) {
     let depth = filters.depth.next_multiple_of(LANES);
@@ -75,10 +89,16 @@ fn by_tiles(
     let u_layout = FilterLayout::Dense { point: u_point, depth };
     let v_len = v_layout.len(grid.largest());
     let lane = lane_len(u_len + v_len + m_layout.len(grid.largest()));
-    let (_, lanes) = scratch.split(0, lane);
-
-    let output = SharedMut::new(output);
     let blocks = grid.blocks();
+    // Where a task has all channels of its pixels, it takes their moments while it still has them in
+    // its cache. A double takes the place of two floats.
+    let fused = groups.count() == 1 && statistics.is_some();
+    let moments = if fused { 2 * filters.columns } else { 0 };
+    let (partials, lanes) = scratch.split(2 * moments * blocks, lane);
+    let partials = &mut as_doubles(partials)[..moments * blocks];
+    let shared = SharedMut::new(partials);
+
+    let maps = SharedMut::new(output);
     for_each_task_with(groups.count() * blocks, lanes, lane, None, |task, held, lane| {
         let (u, lane) = lane.split_at_mut(u_len);
         let (group, block) = (task / blocks, grid.block(task % blocks));
@@ -119,7 +139,7 @@ fn by_tiles(
         let next_width = next_columns.end.min(filters.columns).saturating_sub(next_columns.start);
         let mut fetch = ahead::spread(
             ahead::stream(next, input.as_ptr(), filters.depth, filters.depth),
-            ahead::stream(next, output.at(next_columns.start), filters.columns, next_width),
+            ahead::stream(next, maps.at(next_columns.start), filters.columns, next_width),
             true,
             panels.count(),
             block.len(),
@@ -142,7 +162,7 @@ fn by_tiles(
             block: &block,
             from: m.as_ptr(),
             layout: m_layout,
-            to: output.at(0),
+            to: maps.at(0),
             map,
             pixel: filters.columns,
             first: columns.start,
@@ -156,7 +176,28 @@ fn by_tiles(
             isa.run(products);
             isa.run(back);
         }
+        if fused {
+            let pixels = block.pixels();
+            let moments = Moments {
+                x: maps.at(pixels.start * filters.columns),
+                rows: pixels.len(),
+                channels: filters.columns,
+                moments: shared.at(moments * task),
+            };
+            // SAFETY: these pixels, with all their channels, are this task's, and so are its moments.
+            unsafe { isa.run(moments) };
+        }
     });
+    match statistics {
+        Some(Statistics { mean, var }) if fused => {
+            let rows = (0..blocks).map(|i| grid.block(i).pixels().len());
+            merge_moments(partials, rows, mean, var);
+        }
+        Some(Statistics { mean, var }) => {
+            batch_statistics(filters.columns, output, mean, var, scratch);
+        }
+        None => {}
+    }
 }
 
 /// Many channels: a thread takes a panel of output channels, for all tiles of a chunk.

@@ -256,11 +256,6 @@ impl Grid {
         self.batch.div_ceil(self.images) * self.cuts
     }
 
-    /// Block `i`, if there is one.
-    pub(super) fn get(&self, i: usize) -> Option<Block> {
-        (i < self.blocks()).then(|| self.block(i))
-    }
-
     pub(super) fn block(&self, i: usize) -> Block {
         let image = i / self.cuts * self.images;
         let cut = i % self.cuts;
@@ -306,7 +301,6 @@ mod tests {
                 assert!(seen.iter().all(|&n| n == 1), "{block:?}: {seen:?}");
             }
             assert_eq!(end, batch * height * width);
-            assert!(grid.get(grid.blocks()).is_none());
         }
     }
 }

@@ -10,7 +10,7 @@
 //!
 //! | | few channels | many channels |
 //! |---|---|---|
-//! | forward | a thread takes a block of tiles from input to output, `U` is shared | `V` of all tiles is shared, a thread takes a panel of output channels and transforms its filters in passing |
+//! | forward | a thread takes a block of tiles from input to output, for as many output channels as its own `U` has room for | `V` of all tiles is shared, a thread takes a panel of output channels and transforms its filters in passing |
 //! | weight gradient | a thread takes a range of tiles and sums its own `dU` | `V` and `Z` of all tiles are shared, a thread takes a block of `dU` |
 
 mod ahead;
@@ -23,7 +23,7 @@ mod output;
 mod points;
 mod weight_gradient;
 
-pub(super) use correlation::{Map, correlate};
+pub(super) use correlation::{Map, Statistics, correlate};
 pub(super) use filter::Filters;
 pub(super) use weight_gradient::weight_gradient;
 
