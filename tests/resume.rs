@@ -115,7 +115,7 @@ const fn moment(stage: &'static str, file: &'static str, lines: usize) -> Moment
 }
 
 /// Beginning, middle and end of every stage. A subnet's stand-alone result has six lines of JSON.
-const MOMENTS: [Moment; 15] = [
+const MOMENTS: [Moment; 16] = [
     moment("teacher", "teacher/log.jsonl", 1),
     moment("teacher", "teacher/log.jsonl", 21),
     moment("teacher", "teacher/log.jsonl", 45),
@@ -126,6 +126,7 @@ const MOMENTS: [Moment; 15] = [
     moment("ccfs", "ccfs/log.jsonl", 17),
     moment("ccfs", "ccfs/log.jsonl", 33),
     moment("inherit", "ccfs/weights.safetensors", 0),
+    moment("inherit", "inherited.json.partial", 1),
     moment("standalone", "inherited.json", 1),
     moment("standalone", "standalone/22111111111-0/log.jsonl", 3),
     moment("standalone", "standalone/22111111111-0/log.jsonl", 20),

@@ -1,21 +1,15 @@
 //! What every command needs that evaluates subnets of a supernet: weights, images, treatment of BN statistics.
 
-use super::log::{Evaluation, Log};
 use crate::SpaceArg;
 use crate::config::Corrupt;
-use crate::pipeline::{CHUNK, Evaluator, Tally, open_data};
+use crate::pipeline::{Evaluation, Evaluator, Log, open_data};
 use crate::progress::Bar;
 use anyhow::{Result, ensure};
-use slimtau_data::{Data, Dataset, EvalCrop};
-use slimtau_kernels::conv::Isa;
+use slimtau_data::{Data, EvalCrop};
 use slimtau_space::{Arch, SearchSpace};
 use slimtau_supernet::{BnMode, Layout, Weights};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-/// What a kill may lose, besides the batch in progress and the measurement of BN statistics.
-const LOG_EVERY: Duration = Duration::from_secs(20);
 
 /// What becomes of image files.
 #[derive(clap::Args)]
@@ -119,23 +113,11 @@ impl Supernet<'_> {
     pub fn evaluation(&self, data: &Data) -> Evaluation {
         let Inherited { bn, batch, recalibration_batches, .. } = *self.args;
         let Self { space, weights, .. } = self;
-        let hash = blake3::hash(space.to_toml().as_bytes()).to_hex();
-        Evaluation {
-            checkpoint: hash_of(weights.params.iter().chain(&weights.buffers)),
-            space: format!("{}, {hash}", space.name),
-            training: data.train.describe(),
-            validation: described(&*data.validation, self.args.reading.crop()),
-            images: data.validation.len(),
-            bn: bn.to_string(),
-            recalibration_batches: (bn == BnMode::Recalibrated).then_some(recalibration_batches),
-            batch,
-            instruction_set: Isa::best().name().to_owned(),
-            latency: None,
-        }
+        let crop = self.args.reading.crop();
+        Evaluation::new(space, weights, data, crop, bn, batch, recalibration_batches)
     }
 
-    /// Evaluates the subnets that a log lacks, and writes their right answers there as they come. They go through prefix
-    /// trees in the order given, which should be [`Evaluator::order`]'s.
+    /// [`Evaluator::evaluate_missing`], to the end.
     pub fn evaluate_missing<'a>(
         &self,
         evaluator: &mut Evaluator,
@@ -143,46 +125,7 @@ impl Supernet<'_> {
         log: &mut Log,
         bar: &Bar,
     ) -> Result<()> {
-        let n = archs.len();
-        let missing: Vec<(String, &Arch)> = archs
-            .map(|arch| (self.space.encode(arch), arch))
-            .filter(|(code, _)| log.get(code).is_none())
-            .collect();
-        if missing.len() < n {
-            bar.skip((n - missing.len()) as u64);
-        }
-        for chunk in missing.chunks(CHUNK) {
-            let (codes, subnets): (Vec<String>, Vec<&Arch>) = chunk.iter().cloned().unzip();
-            let tally = log.tally(&codes);
-            let mut written = Instant::now();
-            let mut keep = |tally: &Tally| -> Result<bool> {
-                if written.elapsed() >= LOG_EVERY && tally.batches > 0 {
-                    log.add_tally(&codes, tally)?;
-                    written = Instant::now();
-                }
-                Ok(true)
-            };
-            let right = evaluator.count_right(&self.weights, &subnets, tally, bar, &mut keep)?;
-            log.add(&codes, &right.expect("it is never told to stop"))?;
-        }
+        evaluator.evaluate_missing(&self.weights, archs, log, bar, &|| false)?;
         Ok(())
     }
-}
-
-/// The validation images and how they are cropped; an unusual crop alone needs words.
-fn described(validation: &dyn Dataset, crop: EvalCrop) -> String {
-    let text = validation.describe();
-    if crop == EvalCrop::default() {
-        return text;
-    }
-    format!("{text}, crop fraction {}", crop.crop_fraction)
-}
-
-/// A hash of numbers.
-fn hash_of<'a>(values: impl Iterator<Item = &'a f32>) -> String {
-    let mut hasher = blake3::Hasher::new();
-    values.for_each(|value| {
-        hasher.update(&value.to_le_bytes());
-    });
-    hasher.finalize().to_hex().to_string()
 }

@@ -5,7 +5,6 @@ pub mod export;
 pub mod forward;
 pub mod import;
 mod inherited;
-mod log;
 pub mod plan;
 pub mod rank;
 pub mod report;

@@ -1,8 +1,7 @@
 //! `slimtau search`: the subnets of a trained supernet that are best at their cost.
 
 use super::inherited::{Inherited, Supernet};
-use super::log::{Evaluation, Log};
-use crate::pipeline::{Evaluator, percent};
+use crate::pipeline::{Evaluation, Evaluator, Log, percent};
 use crate::progress::Bar;
 use crate::report::search::{Found, SearchReport};
 use anyhow::{Context, Result, bail, ensure};

@@ -1,14 +1,18 @@
 //! Stage 3: the accuracy that a subnet inherits from the supernet.
 
 use super::Run;
-use super::evaluator::Evaluator;
-use super::results::{save_seconds, subnets};
+use super::evaluator::{Evaluator, percent};
+use super::log::{Evaluation, Log};
+use super::results::{read_seconds, save_seconds, subnets};
 use crate::progress::Bar;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use slimtau_ranking::{Score, write_competition_json};
 use slimtau_supernet::Weights;
 use slimtau_train::Outcome;
 use std::time::Instant;
+
+/// What was found before the stage was stopped.
+pub const LOG: &str = "inherited.json.partial";
 
 /// Writes `inherited.json`, in the competition's format.
 pub fn stage(run: &Run) -> Result<Outcome> {
@@ -19,18 +23,37 @@ pub fn stage(run: &Run) -> Result<Outcome> {
     let subnets = subnets(run)?;
     let weights = Weights::load(&run.layout, &run.weights_path("ccfs"))?;
     let mut evaluator = Evaluator::of_run(run, &run.data)?;
+    let inherit = &run.config.inherit;
+    let evaluation = Evaluation::new(
+        &run.space,
+        &weights,
+        &run.data,
+        run.config.data.evaluation(),
+        run.inherited_bn(),
+        inherit.batch,
+        inherit.recalibration_batches,
+    );
+    let mut log = Log::open(&run.folder.join(LOG), &evaluation)?;
+    let before =
+        if log.is_empty() { 0.0 } else { *read_seconds(run)?.get("inherit").unwrap_or(&0.0) };
+    let order = evaluator.order(&subnets)?;
+    let ordered = order.iter().map(|place| &subnets[*place]);
     let bar = Bar::new("inherit", subnets.len() as u64);
     let begin = Instant::now();
     let stop = || run.interrupted();
-    let Some(accuracies) = evaluator.accuracies(&weights, &subnets, &bar, &stop)? else {
-        // For lists that take long there is `rank eval`, which goes on where it was stopped.
-        return Ok(Outcome::Interrupted { step: 0 });
-    };
+    let finished = evaluator.evaluate_missing(&weights, ordered, &mut log, &bar, &stop)?;
+    save_seconds(run, "inherit", before + begin.elapsed().as_secs_f64())?;
+    if !finished {
+        let done = subnets.iter().filter(|arch| log.get(&run.space.encode(arch)).is_some());
+        return Ok(Outcome::Interrupted { step: done.count() as u64 });
+    }
     bar.finish();
-    save_seconds(run, "inherit", begin.elapsed().as_secs_f64())?;
-    let scores = subnets.iter().zip(accuracies);
-    let scores =
-        scores.map(|(arch, accuracy)| Score { code: run.space.encode_long(arch), accuracy });
-    write_competition_json(&path, &scores.collect::<Vec<_>>())?;
+    let score = |arch| -> Result<Score> {
+        let right = log.get(&run.space.encode(arch)).context("a subnet was not evaluated")?;
+        let accuracy = percent(right, evaluator.images());
+        Ok(Score { code: run.space.encode_long(arch), accuracy })
+    };
+    write_competition_json(&path, &subnets.iter().map(score).collect::<Result<Vec<_>>>()?)?;
+    log.remove();
     Ok(Outcome::Finished)
 }

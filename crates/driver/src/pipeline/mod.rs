@@ -12,6 +12,7 @@ mod experiment;
 mod ground_truth;
 mod inherit;
 mod jobs;
+mod log;
 mod results;
 mod stages;
 mod standalone;
@@ -19,10 +20,11 @@ mod summary;
 mod supervised;
 
 pub use data::{of_run as open_run_data, open_data};
-pub use evaluator::{CHUNK, Evaluator, KEPT_BYTES, Tally, calibration, percent};
+pub use evaluator::{CHUNK, Evaluator, KEPT_BYTES, calibration, percent};
 use ground_truth::GroundTruth;
 pub use ground_truth::{GroundTruthArgs, run as ground_truth};
 use jobs::Parallel;
+pub use log::{Contents, Evaluation, Log};
 pub use results::listed_subnets;
 pub use standalone::Shard;
 
@@ -35,7 +37,7 @@ use anyhow::{Context, Result, bail};
 use slimtau_base::{read_text, write_atomic};
 use slimtau_data::Data;
 use slimtau_space::SearchSpace;
-use slimtau_supernet::Layout;
+use slimtau_supernet::{BnMode, Layout};
 use slimtau_train::{Outcome, StageSettings, TrainState, clean_temporaries, run_stage};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -182,7 +184,7 @@ pub fn run_standalone(args: &StandaloneArgs) -> Result<Ended> {
 fn stopped(stage: Stage, step: u64) -> Ended {
     let words: Vec<String> = command().into_iter().filter(|a| a != "--fresh").collect();
     let kept = match stage {
-        Stage::Inherit => ", which begins anew; the stages before it are saved".to_owned(),
+        Stage::Inherit => format!(" with {step} subnets done; all of it is saved"),
         _ => format!(" after step {step}; all of it is saved"),
     };
     eprintln!("stopped in stage {stage:?}{kept}. Go on with:\n  {}", words.join(" "));
@@ -395,6 +397,11 @@ impl Run {
             .to_vec()
     }
 
+    /// The treatment of BN statistics in evaluation.
+    fn inherited_bn(&self) -> BnMode {
+        self.config.inherit.bn.unwrap_or(self.config.ccfs.bn).into()
+    }
+
     fn interrupted(&self) -> bool {
         self.interrupt.load(Ordering::Relaxed)
     }
@@ -458,13 +465,14 @@ fn claim(folder: &Path, config_toml: &str, fresh: bool) -> Result<()> {
 
 /// Whether a run makes a file or folder of this name in its own.
 fn is_of_a_run(name: &std::ffi::OsStr) -> bool {
-    const NAMES: [&str; 13] = [
+    const NAMES: [&str; 14] = [
         "config.toml",
         "stages",
         "teacher",
         "moco",
         "ccfs",
         "inherited.json",
+        inherit::LOG,
         "standalone",
         "truth.csv",
         "seconds.json",

@@ -2,9 +2,8 @@
 
 use crate::SpaceArg;
 use crate::commands::inherited::Inherited;
-use crate::commands::log::{Contents, Evaluation, Log};
 use crate::commands::{Listed, read_tied_codes};
-use crate::pipeline::{Shard, percent};
+use crate::pipeline::{Contents, Evaluation, Log, Shard, percent};
 use crate::progress::Bar;
 use anyhow::{Result, bail, ensure};
 use slimtau_ranking::{Score, write_competition_json};

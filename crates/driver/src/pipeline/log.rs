@@ -1,9 +1,13 @@
 //! What a long evaluation has found so far: a file that only grows, so that a killed one goes on.
 
-use crate::pipeline::Tally;
+use super::evaluator::Tally;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use slimtau_base::{FileError, read_text};
+use slimtau_data::{Data, Dataset, EvalCrop};
+use slimtau_kernels::conv::Isa;
+use slimtau_space::SearchSpace;
+use slimtau_supernet::{BnMode, Weights};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -33,6 +37,31 @@ pub struct Evaluation {
 }
 
 impl Evaluation {
+    /// Of subnets with these weights on the validation images of `data`.
+    pub fn new(
+        space: &SearchSpace,
+        weights: &Weights,
+        data: &Data,
+        crop: EvalCrop,
+        bn: BnMode,
+        batch: usize,
+        recalibration_batches: usize,
+    ) -> Self {
+        let hash = blake3::hash(space.to_toml().as_bytes()).to_hex();
+        Self {
+            checkpoint: hash_of(weights.params.iter().chain(&weights.buffers)),
+            space: format!("{}, {hash}", space.name),
+            training: data.train.describe(),
+            validation: described(&*data.validation, crop),
+            images: data.validation.len(),
+            bn: bn.to_string(),
+            recalibration_batches: (bn == BnMode::Recalibrated).then_some(recalibration_batches),
+            batch,
+            instruction_set: Isa::best().name().to_owned(),
+            latency: None,
+        }
+    }
+
     /// The first field in which another evaluation differs, with both values.
     pub fn difference(&self, other: &Self) -> Option<String> {
         let fields = |e: &Self| serde_json::to_value(e).unwrap_or_default();
@@ -41,6 +70,24 @@ impl Evaluation {
             own.as_object()?.iter().find(|(name, v)| others[name.as_str()] != **v)?;
         Some(format!("{name} {} instead of {value}", others[name.as_str()]))
     }
+}
+
+/// The validation images and how they are cropped; an unusual crop alone needs words.
+fn described(validation: &dyn Dataset, crop: EvalCrop) -> String {
+    let text = validation.describe();
+    if crop == EvalCrop::default() {
+        return text;
+    }
+    format!("{text}, crop fraction {}", crop.crop_fraction)
+}
+
+/// A hash of numbers.
+fn hash_of<'a>(values: impl Iterator<Item = &'a f32>) -> String {
+    let mut hasher = blake3::Hasher::new();
+    values.for_each(|value| {
+        hasher.update(&value.to_le_bytes());
+    });
+    hasher.finalize().to_hex().to_string()
 }
 
 /// A line of the file; the first is the evaluation.
@@ -175,7 +222,7 @@ impl Log {
             Some(found) if !found.is_empty() => {
                 let what = found.evaluation.difference(evaluation).unwrap_or_default();
                 bail!(
-                    "{}: is of another evaluation: {what}; delete it, or write to another --output",
+                    "{}: is of another evaluation: {what}; delete it, or write elsewhere",
                     shown()
                 );
             }
@@ -192,6 +239,11 @@ impl Log {
             File::open(folder).and_then(|folder| folder.sync_all()).with_context(shown)?;
         }
         Ok(log)
+    }
+
+    /// Whether nothing was found yet.
+    pub fn is_empty(&self) -> bool {
+        self.contents.is_empty()
     }
 
     /// The right answers of a subnet, if it was evaluated.
