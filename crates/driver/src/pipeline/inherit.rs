@@ -18,6 +18,8 @@ pub const LOG: &str = "inherited.json.partial";
 pub fn stage(run: &Run) -> Result<Outcome> {
     let path = run.folder.join("inherited.json");
     if path.is_file() {
+        // A kill may have come between the two.
+        let _ = std::fs::remove_file(run.folder.join(LOG));
         return Ok(Outcome::Finished);
     }
     let subnets = subnets(run)?;
