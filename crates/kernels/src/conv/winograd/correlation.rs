@@ -312,18 +312,18 @@ fn by_panels(
 }
 
 /// `M[tiles, columns] (+)= V[tiles, depth] * U[depth, columns]` at every point.
-pub(super) struct BlockProducts<'a> {
-    pub block: &'a Block,
-    pub fetch: *mut Fetch,
-    pub depth: usize,
-    pub v: *const f32,
-    pub v_layout: Layout,
-    pub u: *const f32,
-    pub u_layout: FilterLayout,
-    pub panels: Panels,
-    pub m: *mut f32,
-    pub m_layout: Layout,
-    pub accumulate: bool,
+struct BlockProducts<'a> {
+    block: &'a Block,
+    fetch: *mut Fetch,
+    depth: usize,
+    v: *const f32,
+    v_layout: Layout,
+    u: *const f32,
+    u_layout: FilterLayout,
+    panels: Panels,
+    m: *mut f32,
+    m_layout: Layout,
+    accumulate: bool,
 }
 
 impl Job for BlockProducts<'_> {
