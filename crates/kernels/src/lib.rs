@@ -10,6 +10,7 @@
 //! - module [`linear`]: the dense layer.
 //! - module [`loss`]: cross-entropy, InfoNCE and what the contrastive head needs.
 //! - module [`ops`]: all of these as candle operations with gradients.
+//! - module `gpu` (with the feature of that name): the same on NVIDIA GPUs.
 //!
 //! ```
 //! use slimtau_kernels::Scratch;
@@ -36,6 +37,8 @@ mod scratch;
 mod tile;
 
 pub mod conv;
+#[cfg(feature = "gpu")]
+pub mod gpu;
 pub mod linear;
 pub mod loss;
 pub mod norm;

@@ -70,7 +70,7 @@ impl ConvShape {
     }
 
     /// Panics unless the sizes are consistent and the three slices have the lengths they call for.
-    pub(super) fn check(&self, input: usize, weight: usize, output: usize) {
+    pub(crate) fn check(&self, input: usize, weight: usize, output: usize) {
         assert!(
             self.kernel % 2 == 1 && self.stride > 0,
             "a convolution needs an odd kernel and a stride of at least 1: {self:?}"

@@ -1,0 +1,127 @@
+// What the kernels need of the machine they run on. NVRTC compiles these sources for a GPU; a host compiler with
+// host/emulator.h compiles the very same ones for tests, where a block's threads are fibers.
+#pragma once
+
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef long long i64;
+
+#ifdef __CUDACC__
+#define DEVICE __device__ __forceinline__
+// One kernel: `threads` per block, and at least `blocks` of them on a multiprocessor, which bounds registers.
+#define KERNEL(threads, blocks) extern "C" __global__ void __launch_bounds__(threads, blocks)
+#define EXPORT(name)
+#define HOST_ONLY(...)
+extern __shared__ uint4 shared_memory_start[];
+// The block's shared memory, 16-byte aligned. All of it is dynamic, so that the emulator can poison and guard it.
+DEVICE unsigned char *shared_memory() { return reinterpret_cast<unsigned char *>(shared_memory_start); }
+#else
+#include "host/emulator.h"
+#define DEVICE inline
+#define KERNEL(threads, blocks) extern "C" void
+#endif
+
+// bfloat16: the upper half of an f32. Ours rather than cuda_bf16.h's, so that NVRTC needs no headers.
+struct bf16 {
+    unsigned short bits;
+};
+
+DEVICE float bits_to_float(u32 bits) {
+#ifdef __CUDACC__
+    return __uint_as_float(bits);
+#else
+    float value;
+    memcpy(&value, &bits, 4);
+    return value;
+#endif
+}
+
+DEVICE u32 float_to_bits(float value) {
+#ifdef __CUDACC__
+    return __float_as_uint(value);
+#else
+    u32 bits;
+    memcpy(&bits, &value, 4);
+    return bits;
+#endif
+}
+
+DEVICE float to_float(float value) { return value; }
+DEVICE float to_float(bf16 value) { return bits_to_float(u32(value.bits) << 16); }
+
+template <class T> DEVICE T from_float(float value);
+template <> DEVICE float from_float<float>(float value) { return value; }
+// To the nearest, ties to even; NaN stays a NaN.
+template <> DEVICE bf16 from_float<bf16>(float value) {
+    bf16 result;
+#ifdef __CUDACC__
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(result.bits) : "f"(value));
+#else
+    const u32 bits = float_to_bits(value);
+    const bool nan = (bits & 0x7fffffffu) > 0x7f800000u;
+    result.bits = nan ? 0x7fff : (unsigned short)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+#endif
+    return result;
+}
+
+// The elements of one 16-byte access.
+template <class T> struct VectorOf {
+    static constexpr int LENGTH = 16 / sizeof(T);
+};
+
+template <class T, int N> struct alignas(N * sizeof(T) >= 16 ? 16 : N * sizeof(T)) Pack {
+    T at[N];
+};
+
+DEVICE int min_of(int a, int b) { return a < b ? a : b; }
+DEVICE i64 min_of(i64 a, i64 b) { return a < b ? a : b; }
+
+// n / divisor for n < 2^31 by a multiplication (Granlund & Montgomery 1994); made by `FastDivision::new` in Rust.
+struct FastDivision {
+    u32 divisor;
+    u32 multiplier;
+    u32 shift;
+    DEVICE u32 quotient(u32 n) const { return (__umulhi(n, multiplier) + n) >> shift; }
+};
+static_assert(sizeof(FastDivision) == 12, "FastDivision is laid out as in Rust");
+
+#ifdef __CUDACC__
+// 16 bytes from global to shared memory, zeros instead where `filled` is false; the source must then still be an address
+// that may be formed. Complete for this thread after `copies_wait`, for the block after the barrier that follows.
+DEVICE void copy_async(void *shared, const void *global, bool filled) {
+    const u32 to = static_cast<u32>(__cvta_generic_to_shared(shared));
+    const int bytes = filled ? 16 : 0;
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(bytes) : "memory");
+}
+DEVICE void copies_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// Until at most `PENDING` of this thread's groups are on their way.
+template <int PENDING> DEVICE void copies_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory"); }
+
+// Four 8x8 matrices of bf16; lane l gives the address of row l % 8 of matrix l / 8, and gets elements (l / 4, 2 (l % 4))
+// and its right neighbour of each matrix. TRANSPOSED: of each one's transpose.
+template <bool TRANSPOSED> DEVICE void load_matrices(u32 (&values)[4], const bf16 *row) {
+    const u32 from = static_cast<u32>(__cvta_generic_to_shared(row));
+    if constexpr (TRANSPOSED)
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(values[0]), "=r"(values[1]), "=r"(values[2]), "=r"(values[3])
+                     : "r"(from)
+                     : "memory");
+    else
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(values[0]), "=r"(values[1]), "=r"(values[2]), "=r"(values[3])
+                     : "r"(from)
+                     : "memory");
+}
+
+// sums[16, 8] += a[16, 16] b[16, 8] by a warp. Lane l holds, with g = l / 4 and t = 2 (l % 4): of a rows g and g + 8 at
+// columns t, t + 1 (a[0], a[1]) and t + 8, t + 9 (a[2], a[3]); of b column g at rows t, t + 1 (b0) and t + 8, t + 9 (b1);
+// of the sums row g (sums[0], sums[1]) and row g + 8 at columns t, t + 1.
+DEVICE void multiply_add(float (&sums)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+                 "{%0, %1, %2, %3};"
+                 : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+DEVICE float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
+#endif

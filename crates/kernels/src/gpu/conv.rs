@@ -1,0 +1,381 @@
+//! Slimmable convolution on a GPU: which kernel, how many blocks, how much memory. See `cuda/conv.cu`.
+
+use super::GpuError;
+use super::arguments::{FastDivision, arguments};
+use super::driver::{Gpu, Launch};
+use super::memory::{Activation, Buffer, View, ViewMut};
+use crate::conv::ConvShape;
+
+arguments! {
+    /// `CorrelateArguments`.
+    struct Correlate {
+        source: u64,
+        weight: u64,
+        result: u64,
+        scale: u64,
+        shift: u64,
+        residual: u64,
+        moments: u64,
+        batch: i32,
+        height: i32,
+        width: i32,
+        source_height: i32,
+        source_width: i32,
+        depth: i32,
+        columns: i32,
+        full_in: i32,
+        full_out: i32,
+        kernel: i32,
+        stride: i32,
+        relu: i32,
+        accumulate: i32,
+        unused: u32,
+    }
+}
+
+arguments! {
+    /// `WeightGradientArguments`.
+    struct WeightGradient {
+        input: u64,
+        gradient: u64,
+        weight: u64,
+        partial: u64,
+        batch: i32,
+        height: i32,
+        width: i32,
+        out_height: i32,
+        out_width: i32,
+        in_channels: i32,
+        out_channels: i32,
+        full_in: i32,
+        full_out: i32,
+        kernel: i32,
+        stride: i32,
+        parts: i32,
+        by_out_width: FastDivision,
+        by_out_pixels: FastDivision,
+    }
+}
+
+arguments! {
+    /// `SumPartsArguments`.
+    struct SumParts {
+        partial: u64,
+        weight: u64,
+        parts: i32,
+        taps: i32,
+        in_channels: i32,
+        out_channels: i32,
+        full_in: i32,
+        full_out: i32,
+    }
+}
+
+/// A tile of `cuda/conv.cu`: rows and columns of the result, depth of a step, steps in flight, threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Tile {
+    m: usize,
+    n: usize,
+    k: usize,
+    stages: usize,
+    threads: u32,
+    kernels: [&'static str; 3],
+}
+
+const FORWARD: usize = 0;
+const BACKWARD_INPUT: usize = 1;
+const BACKWARD_WEIGHT: usize = 2;
+
+macro_rules! tile {
+    ($m:literal, $n:literal, $k:literal, $stages:literal, $threads:literal, $suffix:literal) => {
+        Tile {
+            m: $m,
+            n: $n,
+            k: $k,
+            stages: $stages,
+            threads: $threads,
+            kernels: [
+                concat!("conv_forward_", $suffix),
+                concat!("conv_backward_input_", $suffix),
+                concat!("conv_backward_weight_", $suffix),
+            ],
+        }
+    };
+}
+
+const WIDE: Tile = tile!(128, 128, 32, 3, 256, "bf16_wide");
+const NARROW: Tile = tile!(128, 64, 32, 3, 256, "bf16_narrow");
+const ANY_BF16: Tile = tile!(64, 64, 16, 2, 128, "bf16_any");
+const EXACT: Tile = tile!(64, 64, 16, 2, 256, "f32_exact");
+const ANY_F32: Tile = tile!(64, 64, 16, 2, 128, "f32_any");
+
+impl Tile {
+    /// The one for a result of so many columns. `vectors`: all channels and addresses are multiples of 16 bytes.
+    fn choose<T: Activation>(vectors: bool, columns: usize) -> Self {
+        let bf16 = size_of::<T>() == 2;
+        match (bf16, vectors) {
+            (true, true) => {
+                // By the columns computed in vain. A wide tile reads the rows half as often, so it may waste a little.
+                let computed = |n: usize| columns.next_multiple_of(n);
+                if computed(WIDE.n) * 8 <= computed(NARROW.n) * 9 { WIDE } else { NARROW }
+            }
+            (true, false) => ANY_BF16,
+            (false, true) => EXACT,
+            (false, false) => ANY_F32,
+        }
+    }
+
+    /// Bytes of shared memory, as `Memory` in `cuda/tile.cuh`. An operand's stage is [outer][inner + 16 bytes]; the
+    /// moments keep a number per thread behind the sums.
+    fn shared(&self, element: usize, a_along_depth: bool, b_along_depth: bool) -> usize {
+        let stage = |size: usize, along_depth: bool| {
+            let (outer, inner) = if along_depth { (size, self.k) } else { (self.k, size) };
+            outer * (inner * element + 16)
+        };
+        let stages = self.stages * (stage(self.m, a_along_depth) + stage(self.n, b_along_depth));
+        let sums = self.m * (self.n + 4) * size_of::<f32>();
+        stages.max(sums + self.threads as usize * size_of::<f32>())
+    }
+
+    fn launch(&self, kernel: usize, grid: [u32; 3], shared: usize) -> Launch {
+        Launch { kernel: self.kernels[kernel], grid, threads: self.threads, shared }
+    }
+}
+
+/// What happens to each output value of [`conv_forward`] before it is stored.
+#[derive(Clone, Copy)]
+pub enum Epilogue<'a, T: Activation> {
+    /// The convolution as it is.
+    None,
+    /// As [`crate::conv::Epilogue::Affine`].
+    Affine {
+        /// `[out_channels]` factors.
+        scale: View<'a, f32>,
+        /// `[out_channels]` terms.
+        shift: View<'a, f32>,
+        /// An activation of the output's shape.
+        residual: Option<View<'a, T>>,
+        /// Whether negative results become zero.
+        relu: bool,
+    },
+}
+
+/// As [`crate::conv::conv_forward`].
+///
+/// # Errors
+/// When the GPU fails.
+///
+/// # Panics
+/// When a length is not the one that `shape` gives.
+pub fn conv_forward<T: Activation>(
+    gpu: &Gpu,
+    shape: &ConvShape,
+    input: View<'_, T>,
+    weight: View<'_, T>,
+    mut output: ViewMut<'_, T>,
+    epilogue: Epilogue<'_, T>,
+) -> Result<(), GpuError> {
+    shape.check(input.len(), weight.len(), output.len());
+    let mut end = End::default();
+    if let Epilogue::Affine { scale, shift, residual, relu } = epilogue {
+        assert_eq!(scale.len(), shape.out_channels, "length of scale");
+        assert_eq!(shift.len(), shape.out_channels, "length of shift");
+        (end.scale, end.shift, end.relu) = (scale.address(), shift.address(), relu);
+        if let Some(residual) = residual {
+            assert_eq!(residual.len(), output.len(), "length of the residual");
+            end.residual = residual.address();
+        }
+    }
+    correlate(gpu, shape, FORWARD, input, weight, output.reborrow(), end)
+}
+
+/// As [`crate::conv::conv_backward_input`].
+///
+/// # Errors
+/// When the GPU fails.
+///
+/// # Panics
+/// When a length is not the one that `shape` gives.
+pub fn conv_backward_input<T: Activation>(
+    gpu: &Gpu,
+    shape: &ConvShape,
+    grad_output: View<'_, T>,
+    weight: View<'_, T>,
+    grad_input: ViewMut<'_, T>,
+    accumulate: bool,
+) -> Result<(), GpuError> {
+    shape.check(grad_input.len(), weight.len(), grad_output.len());
+    let end = End { accumulate, ..End::default() };
+    correlate(gpu, shape, BACKWARD_INPUT, grad_output, weight, grad_input, end)
+}
+
+/// What a correlation does with its sums; addresses may be 0.
+#[derive(Clone, Copy, Default)]
+pub(super) struct End {
+    pub scale: u64,
+    pub shift: u64,
+    pub residual: u64,
+    pub moments: u64,
+    pub relu: bool,
+    pub accumulate: bool,
+}
+
+fn int(n: usize) -> i32 {
+    i32::try_from(n).unwrap_or_else(|_| panic!("{n} is too large for a GPU kernel"))
+}
+
+/// Rows of a tile of [`conv_forward`]'s result: pixels whose moments are one part.
+pub(super) fn forward_rows<T: Activation>(
+    shape: &ConvShape,
+    input: View<'_, T>,
+    weight: View<'_, T>,
+    output: &ViewMut<'_, T>,
+) -> usize {
+    let addresses = [input.address(), weight.address(), output.address()];
+    Tile::choose::<T>(vectors::<T>(shape, addresses), shape.out_channels).m
+}
+
+/// Whether every row of every operand can be read in 16-byte pieces.
+fn vectors<T: Activation>(shape: &ConvShape, addresses: [u64; 3]) -> bool {
+    [shape.in_channels, shape.out_channels, shape.full_out].iter().all(|c| c % T::VECTOR == 0)
+        && addresses.iter().all(|a| a % 16 == 0)
+}
+
+pub(super) fn correlate<T: Activation>(
+    gpu: &Gpu,
+    shape: &ConvShape,
+    kernel: usize,
+    source: View<'_, T>,
+    weight: View<'_, T>,
+    result: ViewMut<'_, T>,
+    end: End,
+) -> Result<(), GpuError> {
+    if result.is_empty() {
+        return Ok(());
+    }
+    let (out_height, out_width) = (shape.out_height(), shape.out_width());
+    let forward = kernel == FORWARD;
+    let (size, source_size) = if forward {
+        ([out_height, out_width], [shape.height, shape.width])
+    } else {
+        ([shape.height, shape.width], [out_height, out_width])
+    };
+    let (depth, columns) = if forward {
+        (shape.in_channels, shape.out_channels)
+    } else {
+        (shape.out_channels, shape.in_channels)
+    };
+    let mut addresses = [source.address(), weight.address(), result.address()];
+    if end.residual != 0 {
+        addresses[2] |= end.residual; // aligned only if both are
+    }
+    let tile = Tile::choose::<T>(vectors::<T>(shape, addresses), columns);
+    // Classes of pixels: the first has the most.
+    let classes = if forward { 1 } else { shape.stride };
+    let rows = shape.batch * size[0].div_ceil(classes) * size[1].div_ceil(classes);
+    let blocks = rows.div_ceil(tile.m) * columns.div_ceil(tile.n);
+    let arguments = Correlate {
+        source: source.address(),
+        weight: weight.address(),
+        result: result.address(),
+        scale: end.scale,
+        shift: end.shift,
+        residual: end.residual,
+        moments: end.moments,
+        batch: int(shape.batch),
+        height: int(size[0]),
+        width: int(size[1]),
+        source_height: int(source_size[0]),
+        source_width: int(source_size[1]),
+        depth: int(depth),
+        columns: int(columns),
+        full_in: int(shape.full_in),
+        full_out: int(shape.full_out),
+        kernel: int(shape.kernel),
+        stride: int(shape.stride),
+        relu: end.relu.into(),
+        accumulate: end.accumulate.into(),
+        unused: 0,
+    };
+    let grid = [int(blocks) as u32, (classes * classes) as u32, 1];
+    let shared = tile.shared(size_of::<T>(), true, !forward);
+    gpu.launch(tile.launch(kernel, grid, shared), &arguments)
+}
+
+/// Blocks that fill a large GPU a few times over (H100: 132 multiprocessors with two blocks each). Not the GPU's own
+/// number: the order of sums follows from it.
+const BLOCKS: usize = 1024;
+
+/// Steps of a part: below this, starting and adding up parts costs more than they gain.
+const LEAST_STEPS: usize = 8;
+
+/// As [`crate::conv::conv_backward_weight`]: adds to the leading block of `grad_weight`, which is f32 for every `T`.
+/// `scratch` holds the parts of a sum over many pixels.
+///
+/// # Errors
+/// When the GPU fails.
+///
+/// # Panics
+/// When a length is not the one that `shape` gives.
+pub fn conv_backward_weight<T: Activation>(
+    gpu: &Gpu,
+    shape: &ConvShape,
+    input: View<'_, T>,
+    grad_output: View<'_, T>,
+    grad_weight: ViewMut<'_, f32>,
+    scratch: &mut Buffer<f32>,
+) -> Result<(), GpuError> {
+    shape.check(input.len(), grad_weight.len(), grad_output.len());
+    if input.is_empty() || grad_output.is_empty() {
+        return Ok(());
+    }
+    let addresses = [input.address(), grad_output.address(), 0];
+    let tile = Tile::choose::<T>(vectors::<T>(shape, addresses), shape.out_channels);
+    let taps = shape.kernel * shape.kernel;
+    let rows = taps * shape.in_channels;
+    let blocks = rows.div_ceil(tile.m) * shape.out_channels.div_ceil(tile.n);
+    let out_pixels = shape.out_height() * shape.out_width();
+    let steps = (shape.batch * out_pixels).div_ceil(tile.k);
+    let parts = BLOCKS.div_ceil(blocks).min(steps / LEAST_STEPS).max(1);
+    let partial =
+        if parts > 1 { scratch.reserve(parts * rows * shape.out_channels)?.address() } else { 0 };
+    let arguments = WeightGradient {
+        input: input.address(),
+        gradient: grad_output.address(),
+        weight: grad_weight.address(),
+        partial,
+        batch: int(shape.batch),
+        height: int(shape.height),
+        width: int(shape.width),
+        out_height: int(shape.out_height()),
+        out_width: int(shape.out_width()),
+        in_channels: int(shape.in_channels),
+        out_channels: int(shape.out_channels),
+        full_in: int(shape.full_in),
+        full_out: int(shape.full_out),
+        kernel: int(shape.kernel),
+        stride: int(shape.stride),
+        parts: int(parts),
+        by_out_width: FastDivision::new(shape.out_width()),
+        by_out_pixels: FastDivision::new(out_pixels),
+    };
+    let shared = tile.shared(size_of::<T>(), false, false);
+    let grid = [int(blocks) as u32, int(parts) as u32, 1];
+    gpu.launch(tile.launch(BACKWARD_WEIGHT, grid, shared), &arguments)?;
+    if parts == 1 {
+        return Ok(());
+    }
+    let sum = SumParts {
+        partial,
+        weight: grad_weight.address(),
+        parts: int(parts),
+        taps: int(taps),
+        in_channels: int(shape.in_channels),
+        out_channels: int(shape.out_channels),
+        full_in: int(shape.full_in),
+        full_out: int(shape.full_out),
+    };
+    let threads = 256;
+    let grid = [(rows * shape.out_channels).div_ceil(threads) as u32, 1, 1];
+    gpu.launch(Launch { kernel: "sum_parts", grid, threads: threads as u32, shared: 0 }, &sum)
+}

@@ -1,0 +1,175 @@
+//! Convolution: every direction, element type and path over a grid of shapes, and over random ones.
+
+use crate::noise::noise;
+use crate::{GPUS, filled, poisoned, rounded, unit};
+use half::bf16;
+use proptest::prelude::*;
+use slimtau_kernels::conv::{ConvShape, reference};
+use slimtau_kernels::gpu::{
+    Activation, Buffer, Epilogue, Gpu, conv_backward_input, conv_backward_weight, conv_forward,
+};
+
+fn shape(
+    [batch, height, width]: [usize; 3],
+    channels: [usize; 2],
+    full: [usize; 2],
+    kernel: usize,
+    stride: usize,
+) -> ConvShape {
+    let ([in_channels, out_channels], [full_in, full_out]) = (channels, full);
+    ConvShape { batch, height, width, in_channels, out_channels, full_in, full_out, kernel, stride }
+}
+
+/// Slimmed and full, odd and single pixels, all strides and kernels; channels that are multiples of a vector and not;
+/// more rows, columns and pixels than one tile or one part has.
+fn grid() -> Vec<ConvShape> {
+    vec![
+        shape([1, 1, 1], [8, 8], [8, 8], 3, 1),
+        shape([2, 7, 7], [8, 16], [16, 24], 3, 1),
+        shape([1, 5, 6], [24, 40], [32, 64], 3, 2),
+        shape([3, 4, 4], [64, 136], [64, 144], 1, 2),
+        shape([1, 3, 5], [40, 72], [48, 72], 1, 1),
+        shape([1, 12, 12], [16, 72], [16, 72], 3, 1),
+        shape([2, 17, 16], [8, 8], [16, 16], 3, 1),
+        shape([2, 9, 8], [3, 8], [3, 16], 7, 2),
+        shape([2, 9, 8], [1, 16], [1, 16], 3, 1),
+        shape([2, 6, 5], [10, 6], [12, 10], 3, 1),
+        shape([2, 6, 5], [10, 6], [12, 10], 3, 2),
+        shape([5, 1, 1], [20, 10], [32, 12], 1, 1),
+        shape([1, 7, 6], [8, 8], [8, 8], 3, 3),
+        shape([1, 2, 2], [4, 4], [8, 8], 1, 3),
+    ]
+}
+
+/// `got` is `want` rounded to a `T`, but for the order of an f32 sum of terms whose absolute values sum to `magnitude`.
+fn close<T: Activation>(
+    what: &str,
+    shape: &ConvShape,
+    at: usize,
+    got: f32,
+    want: f64,
+    magnitude: f64,
+) {
+    let tolerance = unit::<T>() * want.abs() + 16.0 * f64::from(f32::EPSILON) * magnitude;
+    let error = (f64::from(got) - want).abs();
+    assert!(error <= tolerance, "{what} of {shape} at {at}: {got}, not {want} (+-{tolerance})");
+}
+
+fn absolute(values: &[f32]) -> Vec<f32> {
+    values.iter().map(|v| v.abs()).collect()
+}
+
+fn forward<T: Activation>(gpu: &Gpu, s: &ConvShape) {
+    let (x, x32) = rounded::<T>(&noise(1, s.input_len()));
+    let (w, w32) = rounded::<T>(&noise(2, s.weight_len()));
+    let (x, w) = (Buffer::from_slice(gpu, &x).unwrap(), Buffer::from_slice(gpu, &w).unwrap());
+    let mut y = poisoned::<T>(gpu, s.output_len());
+    conv_forward(gpu, s, x.view(), w.view(), y.view_mut(), Epilogue::None).unwrap();
+    let plain = y.to_vec().unwrap();
+    let (ax, aw) = (absolute(&x32), absolute(&w32));
+    for (at, got) in plain.iter().enumerate() {
+        let want = reference::output_at(s, &x32, &w32, at);
+        let magnitude = reference::output_at(s, &ax, &aw, at);
+        close::<T>("output", s, at, got.to_f32(), want, magnitude);
+    }
+
+    let (scale, shift) = (noise(3, s.out_channels), noise(4, s.out_channels));
+    let (residual, residual32) = rounded::<T>(&noise(5, s.output_len()));
+    let on_gpu = |v: &[f32]| Buffer::from_slice(gpu, v).unwrap();
+    let (of_scale, of_shift) = (on_gpu(&scale), on_gpu(&shift));
+    let of_residual = Buffer::from_slice(gpu, &residual).unwrap();
+    for with_residual in [false, true] {
+        for relu in [false, true] {
+            let residual = with_residual.then(|| of_residual.view());
+            let (scale_view, shift_view) = (of_scale.view(), of_shift.view());
+            let end = Epilogue::Affine { scale: scale_view, shift: shift_view, residual, relu };
+            let mut y = poisoned::<T>(gpu, s.output_len());
+            conv_forward(gpu, s, x.view(), w.view(), y.view_mut(), end).unwrap();
+            for (at, got) in y.to_vec().unwrap().into_iter().enumerate() {
+                let c = at % s.out_channels;
+                let (a, b) = (f64::from(scale[c]), f64::from(shift[c]));
+                let r = if with_residual { f64::from(residual32[at]) } else { 0.0 };
+                let mut want = reference::output_at(s, &x32, &w32, at) * a + b + r;
+                if relu {
+                    want = want.max(0.0);
+                }
+                let magnitude = reference::output_at(s, &ax, &aw, at) * a.abs() + b.abs() + r.abs();
+                close::<T>("affine output", s, at, got.to_f32(), want, magnitude);
+            }
+        }
+    }
+}
+
+fn backward_input<T: Activation>(gpu: &Gpu, s: &ConvShape) {
+    let (g, g32) = rounded::<T>(&noise(6, s.output_len()));
+    let (w, w32) = rounded::<T>(&noise(7, s.weight_len()));
+    let (before, before32) = rounded::<T>(&noise(8, s.input_len()));
+    let (g, w) = (Buffer::from_slice(gpu, &g).unwrap(), Buffer::from_slice(gpu, &w).unwrap());
+    let mut overwritten = poisoned::<T>(gpu, s.input_len());
+    conv_backward_input(gpu, s, g.view(), w.view(), overwritten.view_mut(), false).unwrap();
+    let mut added = Buffer::from_slice(gpu, &before).unwrap();
+    conv_backward_input(gpu, s, g.view(), w.view(), added.view_mut(), true).unwrap();
+    let (overwritten, added) = (overwritten.to_vec().unwrap(), added.to_vec().unwrap());
+    let (ag, aw) = (absolute(&g32), absolute(&w32));
+    for at in 0..s.input_len() {
+        let want = reference::input_gradient_at(s, &g32, &w32, at);
+        let magnitude = reference::input_gradient_at(s, &ag, &aw, at);
+        close::<T>("input gradient", s, at, overwritten[at].to_f32(), want, magnitude);
+        let b = f64::from(before32[at]);
+        let (sum, magnitude) = (want + b, magnitude + b.abs());
+        close::<T>("added input gradient", s, at, added[at].to_f32(), sum, magnitude);
+    }
+}
+
+fn backward_weight<T: Activation>(gpu: &Gpu, s: &ConvShape) {
+    let (x, x32) = rounded::<T>(&noise(9, s.input_len()));
+    let (g, g32) = rounded::<T>(&noise(10, s.output_len()));
+    let (x, g) = (Buffer::from_slice(gpu, &x).unwrap(), Buffer::from_slice(gpu, &g).unwrap());
+    let mut gradient = filled(gpu, s.weight_len(), 0.5f32);
+    let mut scratch = Buffer::new(gpu);
+    let into = gradient.view_mut();
+    conv_backward_weight(gpu, s, x.view(), g.view(), into, &mut scratch).unwrap();
+    let (ax, ag) = (absolute(&x32), absolute(&g32));
+    for (at, got) in gradient.to_vec().unwrap().into_iter().enumerate() {
+        let want = reference::weight_gradient_at(s, &x32, &g32, at) + 0.5;
+        let magnitude = reference::weight_gradient_at(s, &ax, &ag, at) + 0.5;
+        if magnitude == 0.5 {
+            assert_eq!(got, 0.5, "the inactive weight {at} of {s} was touched");
+        }
+        close::<f32>("weight gradient", s, at, got, want, magnitude);
+    }
+}
+
+fn all(s: &ConvShape) {
+    for gpu in GPUS.iter() {
+        forward::<bf16>(gpu, s);
+        forward::<f32>(gpu, s);
+        backward_input::<bf16>(gpu, s);
+        backward_input::<f32>(gpu, s);
+        backward_weight::<bf16>(gpu, s);
+        backward_weight::<f32>(gpu, s);
+    }
+}
+
+#[test]
+fn every_direction_over_the_grid() {
+    grid().iter().for_each(all);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+    #[test]
+    fn every_direction_over_random_shapes(
+        size in (1usize..4, 1usize..10, 1usize..10),
+        channels in (1usize..20, 1usize..20),
+        inactive in (0usize..9, 0usize..9),
+        kernel in prop::sample::select(vec![1usize, 3, 5]),
+        stride in 1usize..4,
+        eights: bool,
+    ) {
+        let by = if eights { 8 } else { 1 };
+        let channels = [channels.0 * by, channels.1 * by];
+        let full = [channels[0] + inactive.0 * by, channels[1] + inactive.1 * by];
+        all(&shape([size.0, size.1, size.2], channels, full, kernel, stride));
+    }
+}

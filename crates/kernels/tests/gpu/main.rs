@@ -1,0 +1,41 @@
+//! The GPU kernels against the plain references: on the emulator, in both orders of threads, or on a GPU. The tests need
+//! one or the other, so they run by `cargo xtask cuda test`.
+
+mod conv;
+#[path = "../noise/mod.rs"]
+mod noise;
+
+use slimtau_kernels::gpu::{Activation, Buffer, Element, Gpu};
+use std::sync::LazyLock;
+
+/// Where the tests run. `SLIMTAU_TEST_GPU` holds the number of a GPU, `SLIMTAU_EMULATOR` the path of the emulator.
+static GPUS: LazyLock<Vec<Gpu>> = LazyLock::new(|| {
+    if let Ok(ordinal) = std::env::var("SLIMTAU_TEST_GPU") {
+        let ordinal = ordinal.parse().expect("SLIMTAU_TEST_GPU: the number of a GPU");
+        return vec![Gpu::open(ordinal).expect("the GPU of SLIMTAU_TEST_GPU")];
+    }
+    let path = std::env::var_os("SLIMTAU_EMULATOR").expect("run by `cargo xtask cuda test`");
+    let emulated = |reversed| Gpu::emulated(path.as_ref(), reversed).expect("the emulator");
+    vec![emulated(false), emulated(true)]
+});
+
+/// A buffer that a kernel is to overwrite: NaN, so that what it leaves out shows.
+fn poisoned<T: Activation>(gpu: &Gpu, len: usize) -> Buffer<T> {
+    filled(gpu, len, T::from_f32(f32::NAN))
+}
+
+fn filled<T: Element>(gpu: &Gpu, len: usize, value: T) -> Buffer<T> {
+    Buffer::from_slice(gpu, &vec![value; len]).expect("memory")
+}
+
+/// Values as a `T` holds them, and these as f32.
+fn rounded<T: Activation>(values: &[f32]) -> (Vec<T>, Vec<f32>) {
+    let rounded: Vec<T> = values.iter().map(|v| T::from_f32(*v)).collect();
+    let back = rounded.iter().map(|v| v.to_f32()).collect();
+    (rounded, back)
+}
+
+/// Half a unit in the last place of a `T`, relative to the value.
+fn unit<T: Activation>() -> f64 {
+    if size_of::<T>() == 2 { 1.0 / 256.0 } else { f64::from(f32::EPSILON) / 2.0 }
+}
