@@ -117,7 +117,7 @@ fn logits_gradients_and_statistics() {
             case.expect(&format!("{code}/eval_logits"), logits);
 
             let mut tracked = buffers.clone();
-            let norms = Norms::Tracked { buffers: &mut tracked, momentum: 0.1 };
+            let norms = Norms::Tracked { buffers: &mut tracked[..], momentum: 0.1 };
             let logits = session.forward(&plan, params, norms, &case.images).unwrap();
             case.expect(&format!("{code}/logits"), logits);
             let after = Weights { params: params.clone(), buffers: tracked };

@@ -2,6 +2,7 @@
 
 mod bench;
 mod cargo;
+mod cuda;
 mod golden;
 mod ground_truth;
 mod reproduce;
@@ -31,6 +32,8 @@ enum Task {
     Bench(bench::Args),
     /// Run the kernels' tests under Miri and AddressSanitizer, as far as they are installed
     Sanitize(sanitize::Args),
+    /// Compile and test the GPU kernels, with or without a GPU
+    Cuda(cuda::Args),
     /// Make the goldens anew with PyTorch, PaddlePaddle and SciPy (needs a Python that has them)
     Golden(golden::Args),
     /// Check the rules that the compiler does not know: file heads, sizes, READMEs
@@ -44,6 +47,7 @@ fn main() {
         Task::Test(args) => test::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Sanitize(args) => sanitize::run(&args),
+        Task::Cuda(args) => cuda::run(&args),
         Task::Golden(args) => golden::run_all(&args),
         Task::Tidy => tidy::run(),
     };

@@ -146,7 +146,7 @@ impl Learner {
     ) -> Result<StepReport, SupernetError> {
         let Self { config, weights, grads, session, grad_logits, .. } = self;
         let Weights { params, buffers } = weights;
-        let norms = config.bn.training(buffers, config.bn_momentum);
+        let norms = config.bn.training(&mut buffers[..], config.bn_momentum);
         let logits = session.forward(plan, params, norms, images)?;
         let classes = plan.network().classes;
         assert_eq!(logits.len(), labels.len() * classes, "one label per image");

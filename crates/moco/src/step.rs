@@ -137,7 +137,7 @@ impl Moco {
         self.encode_keys(step, plan, views[1], rows)?;
 
         let (params, neck_params) = self.query.params.split_at(network);
-        let norms = self.config.bn.training(&mut self.query.buffers, self.config.bn_momentum);
+        let norms = self.config.bn.training(&mut self.query.buffers[..], self.config.bn_momentum);
         let features = self.session.forward_features(plan, params, norms, views[0])?;
         self.neck.forward(neck_params, rows, features, &mut self.query_memory);
         self.grad_embedding.resize(rows * self.neck.dim, 0.0);
@@ -202,7 +202,7 @@ impl Moco {
                 }
                 &self.shuffled
             };
-            let norms = self.config.bn.training(&mut self.key.buffers, self.config.bn_momentum);
+            let norms = self.config.bn.training(&mut self.key.buffers[..], self.config.bn_momentum);
             let features = self.session.forward_features(plan, params, norms, images)?;
             self.neck.forward(neck_params, members.len(), features, &mut self.key_memory);
             let embeddings = self.key_memory.embedding().chunks_exact(dim);

@@ -17,7 +17,7 @@
 //!
 //! let mut session = Session::new();
 //! let Weights { params, buffers } = &mut weights;
-//! let norms = Norms::Tracked { buffers, momentum: 0.1 };
+//! let norms = Norms::Tracked { buffers: &mut buffers[..], momentum: 0.1 };
 //! let logits = session.forward(&plan, params, norms, &images)?;
 //! let grad_logits = vec![0.1; logits.len()];
 //! let mut grads = vec![0.0; layout.params()];
@@ -27,6 +27,7 @@
 #![deny(missing_docs)]
 
 mod autograd;
+mod backend;
 mod checkpoint;
 mod error;
 mod import;
@@ -46,6 +47,7 @@ mod weights;
 struct Readme;
 
 pub use autograd::{forward, forward_train};
+pub use backend::{Backend, Cpu, MapView, VectorView};
 pub use error::SupernetError;
 pub use import::{
     Format, Framework, ImportError, ImportProblem, ImportReport, Imported, Naming, PickleError,

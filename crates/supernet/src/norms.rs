@@ -1,5 +1,6 @@
 //! What batch norm does with statistics that many subnets share.
 
+use crate::backend::{Backend, MapView};
 use crate::{Norms, Plan, Session, SupernetError};
 use std::fmt;
 use std::str::FromStr;
@@ -19,7 +20,7 @@ pub enum BnMode {
 
 impl BnMode {
     /// The statistics of a training pass. `momentum` counts for [`BnMode::Tracked`] only.
-    pub fn training(self, buffers: &mut [f32], momentum: f32) -> Norms<'_> {
+    pub fn training<B: Backend>(self, buffers: &mut B::Running, momentum: f32) -> Norms<'_, B> {
         match self {
             BnMode::Tracked => Norms::Tracked { buffers, momentum },
             BnMode::Frozen => Norms::Frozen { buffers },
@@ -56,12 +57,12 @@ impl FromStr for BnMode {
 ///
 /// # Errors
 /// When a batch is not a whole number of images.
-pub fn recalibrate<'i>(
-    session: &mut Session,
+pub fn recalibrate<'i, B: Backend>(
+    session: &mut Session<B>,
     plan: &Plan,
-    params: &[f32],
-    buffers: &mut [f32],
-    batches: impl IntoIterator<Item = &'i [f32]>,
+    params: &B::Params,
+    buffers: &mut B::Running,
+    batches: impl IntoIterator<Item = MapView<'i, B>>,
 ) -> Result<(), SupernetError> {
     for (i, images) in batches.into_iter().enumerate() {
         // Weight 1/(i+1) makes the running value the plain mean so far.

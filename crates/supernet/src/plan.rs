@@ -8,7 +8,7 @@ use std::ops::Range;
 
 /// A convolution at its active widths.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct PlannedConv {
+pub struct PlannedConv {
     pub slot: ConvSlot,
     pub in_channels: usize,
     pub out_channels: usize,
@@ -132,11 +132,16 @@ impl Plan {
     /// # Errors
     /// When the buffer is empty or not a whole number of images.
     pub fn batch(&self, images: &[f32]) -> Result<usize, SupernetError> {
-        if images.is_empty() || !images.len().is_multiple_of(self.image_len()) {
+        self.batch_of(images.len())
+    }
+
+    /// The number of images in so many values.
+    pub(crate) fn batch_of(&self, values: usize) -> Result<usize, SupernetError> {
+        if values == 0 || !values.is_multiple_of(self.image_len()) {
             let (size, channels) = (self.network.image_size, self.network.channels);
-            return Err(SupernetError::Images { size, channels, got: images.len() });
+            return Err(SupernetError::Images { size, channels, got: values });
         }
-        Ok(images.len() / self.image_len())
+        Ok(values / self.image_len())
     }
 
     /// Every convolution in order of execution (a projection after its block's convolutions).

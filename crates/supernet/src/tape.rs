@@ -1,12 +1,14 @@
 //! Memory that a session keeps between steps: what the backward pass needs of the forward pass.
 
+use crate::SupernetError;
+use crate::backend::{Backend, Store};
 use crate::plan::{Plan, PlannedConv};
 use slimtau_kernels::Scratch;
 
 /// A grow-only buffer handed out at the length that the current subnet needs. It starts on a cache
 /// line: otherwise every vector of 16 channels would straddle two.
 #[derive(Default)]
-pub(crate) struct Buffer {
+pub struct Buffer {
     values: Scratch,
     len: usize,
 }
@@ -28,75 +30,90 @@ impl Buffer {
 }
 
 /// One convolution's output and the statistics that its batch norm used.
-#[derive(Default)]
-pub(crate) struct ConvTape {
+pub(crate) struct ConvTape<B: Backend> {
     /// [rows, out_channels]; the backward pass turns it into its own gradient.
-    pub output: Buffer,
-    pub mean: Buffer,
-    pub var: Buffer,
+    pub output: B::Map,
+    pub mean: B::Vector,
+    pub var: B::Vector,
 }
 
-impl ConvTape {
-    pub fn reserve(&mut self, conv: &PlannedConv, batch: usize) {
-        self.output.reserve(conv.shape(batch).output_len());
-        self.mean.reserve(conv.out_channels);
-        self.var.reserve(conv.out_channels);
+impl<B: Backend> ConvTape<B> {
+    fn new(backend: &B) -> Self {
+        Self { output: backend.map(), mean: backend.vector(), var: backend.vector() }
+    }
+
+    fn reserve(&mut self, conv: &PlannedConv, batch: usize) -> Result<(), SupernetError> {
+        self.output.reserve(conv.shape(batch).output_len())?;
+        self.mean.reserve(conv.out_channels)?;
+        self.var.reserve(conv.out_channels)
     }
 }
 
-#[derive(Default)]
-pub(crate) struct BlockTape {
-    pub convs: Vec<ConvTape>,
-    pub projection: ConvTape,
+pub(crate) struct BlockTape<B: Backend> {
+    pub convs: Vec<ConvTape<B>>,
+    pub projection: ConvTape<B>,
     /// Activations between the convolutions: `hidden[i]` = relu(bn(convs[i])).
-    pub hidden: Vec<Buffer>,
+    pub hidden: Vec<B::Map>,
     /// The block's output.
-    pub out: Buffer,
+    pub out: B::Map,
 }
 
-#[derive(Default)]
-pub(crate) struct Tape {
-    pub stem: ConvTape,
+pub(crate) struct Tape<B: Backend> {
+    pub stem: ConvTape<B>,
     /// relu(bn(stem)); when there is no max-pool, the first block's input.
-    pub stem_out: Buffer,
-    pub pooled: Buffer,
-    pub argmax: Vec<u8>,
-    pub blocks: Vec<BlockTape>,
-    pub features: Buffer,
-    pub logits: Buffer,
+    pub stem_out: B::Map,
+    pub pooled: B::Map,
+    pub places: B::Places,
+    pub blocks: Vec<BlockTape<B>>,
+    pub features: B::Vector,
+    pub logits: B::Vector,
 }
 
-impl Tape {
+impl<B: Backend> Tape<B> {
+    pub fn new(backend: &B) -> Self {
+        Self {
+            stem: ConvTape::new(backend),
+            stem_out: backend.map(),
+            pooled: backend.map(),
+            places: backend.places(),
+            blocks: Vec::new(),
+            features: backend.vector(),
+            logits: backend.vector(),
+        }
+    }
+
     /// Makes room for a plan; allocates only where no earlier plan was as deep or as wide.
-    pub fn reserve(&mut self, plan: &Plan, batch: usize) {
-        self.stem.reserve(&plan.stem, batch);
-        self.stem_out.reserve(plan.stem.shape(batch).output_len());
+    pub fn reserve(&mut self, backend: &B, plan: &Plan, batch: usize) -> Result<(), SupernetError> {
+        self.stem.reserve(&plan.stem, batch)?;
+        self.stem_out.reserve(plan.stem.shape(batch).output_len())?;
         if plan.max_pool() {
             let size = plan.after_stem();
             let len = batch * size * size * plan.stem.out_channels;
-            self.pooled.reserve(len);
-            if self.argmax.len() < len {
-                self.argmax.resize(len, 0);
-            }
+            self.pooled.reserve(len)?;
+            self.places.reserve(len)?;
         }
-        if self.blocks.len() < plan.blocks.len() {
-            self.blocks.resize_with(plan.blocks.len(), BlockTape::default);
+        while self.blocks.len() < plan.blocks.len() {
+            let (convs, hidden) = (Vec::new(), Vec::new());
+            let projection = ConvTape::new(backend);
+            self.blocks.push(BlockTape { convs, projection, hidden, out: backend.map() });
         }
         for (tape, block) in self.blocks.iter_mut().zip(&plan.blocks) {
             let last = block.convs.len() - 1;
             if tape.convs.len() < block.convs.len() {
-                tape.convs.resize_with(block.convs.len(), ConvTape::default);
-                tape.hidden.resize_with(last, Buffer::default);
+                tape.convs.resize_with(block.convs.len(), || ConvTape::new(backend));
+                tape.hidden.resize_with(last, || backend.map());
             }
             for (i, conv) in block.convs.iter().enumerate() {
-                tape.convs[i].reserve(conv, batch);
+                tape.convs[i].reserve(conv, batch)?;
                 let len = conv.shape(batch).output_len();
                 let out = if i < last { &mut tape.hidden[i] } else { &mut tape.out };
-                out.reserve(len);
+                out.reserve(len)?;
             }
             if let Some(conv) = &block.projection {
-                tape.projection.reserve(conv, batch);
+                tape.projection.reserve(conv, batch)?;
             }
         }
+        self.features.reserve(batch * plan.features())?;
+        self.logits.reserve(batch * plan.network().classes)
     }
 }

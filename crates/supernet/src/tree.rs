@@ -5,12 +5,10 @@
 //! memory. Every kernel is called as it is for a subnet by itself, so results are the same to the last bit.
 
 use crate::SupernetError;
+use crate::backend::{Backend, Cpu, MapView, NormOf, StatisticsAt, Store, VectorView};
 use crate::infer::{ConvNorm, Folded, Folding, Head, Inner, Shared, block, logits, stem};
 use crate::plan::{Plan, PlannedConv};
-use crate::tape::Buffer;
-use slimtau_kernels::Scratch;
-use slimtau_kernels::conv::conv_forward_statistics;
-use slimtau_kernels::norm::{Norm, norm_forward, update_running};
+use std::borrow::{Borrow, BorrowMut};
 
 /// Subnets of one layout, arranged by what they have in common.
 pub struct PrefixTree {
@@ -32,36 +30,65 @@ struct Node {
 }
 
 /// Memory for trees; any tree may follow any other.
-#[derive(Default)]
-pub struct TreeSession {
+pub struct TreeSession<B: Backend = Cpu> {
+    backend: B,
     /// The output of every node of the current path.
-    path: Vec<Buffer>,
-    inner: Inner,
-    folding: Folding,
-    measuring: Measuring,
-    head: Head,
-    scratch: Scratch,
+    path: Vec<B::Map>,
+    inner: Inner<B>,
+    folding: Folding<B>,
+    measuring: Measuring<B>,
+    head: Head<B>,
+}
+
+impl<B: Backend> TreeSession<B> {
+    /// A session on a backend.
+    pub fn on(backend: B) -> Self {
+        Self {
+            path: Vec::new(),
+            inner: Inner::new(&backend),
+            folding: Folding::new(&backend),
+            measuring: Measuring {
+                output: backend.map(),
+                mean: backend.vector(),
+                var: backend.vector(),
+            },
+            head: Head::new(&backend),
+            backend,
+        }
+    }
+}
+
+impl Default for TreeSession {
+    fn default() -> Self {
+        Self::on(Cpu::default())
+    }
 }
 
 /// The running statistics that batch norm uses in [`PrefixTree::infer`].
-#[derive(Clone, Copy)]
-pub enum Statistics<'a> {
+pub enum Statistics<'a, B: Backend = Cpu> {
     /// Those that all subnets share, laid out as [`crate::Weights::buffers`].
-    Shared(&'a [f32]),
+    Shared(&'a B::Running),
     /// Every subnet's own.
-    Recalibrated(&'a Recalibration<'a>),
+    Recalibrated(&'a Recalibration<'a, B>),
 }
+
+impl<B: Backend> Clone for Statistics<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<B: Backend> Copy for Statistics<'_, B> {}
 
 /// Running statistics of every subnet of a tree by itself: as [`crate::recalibrate`] measures them, means over
 /// batches of each batch's statistics (variance unbiased).
-pub struct Recalibration<'t> {
+pub struct Recalibration<'t, B: Backend = Cpu> {
     tree: &'t PrefixTree,
-    /// Mean and variance of each convolution of each node, in the order of execution.
-    own: Vec<f32>,
+    /// Mean and variance of each convolution of each node, in the order of execution; of no batches, none.
+    own: Option<B::OwnRunning>,
     batches: u32,
 }
 
-impl Recalibration<'_> {
+impl<B: Backend> Recalibration<'_, B> {
     /// Takes a batch of images [N, H, W, C] into the means. All batches are to go with the same parameters, and so
     /// is the inference.
     ///
@@ -69,19 +96,22 @@ impl Recalibration<'_> {
     /// When `images` is not a whole number of images.
     pub fn measure(
         &mut self,
-        session: &mut TreeSession,
-        params: &[f32],
-        images: &[f32],
+        session: &mut TreeSession<B>,
+        params: &B::Params,
+        images: MapView<'_, B>,
     ) -> Result<(), SupernetError> {
-        let Some(batch) = self.tree.batch(images)? else { return Ok(()) };
+        let Some(batch) = self.tree.batch(B::map_len(images))? else { return Ok(()) };
         self.batches += 1;
-        let TreeSession { path, inner, measuring, scratch, .. } = session;
+        let TreeSession { backend, path, inner, measuring, .. } = session;
         // Weight 1/n of the n-th makes the running value the plain mean so far.
         let momentum = 1.0 / self.batches as f32;
-        let own = &mut self.own;
-        let mut layers = Measured { params, batch, own, at: 0, momentum, measuring, scratch };
-        self.tree.walk(&mut layers, path, inner, batch, images, |_, _| ());
-        Ok(())
+        let own = match &mut self.own {
+            Some(own) => own,
+            none => none.insert(backend.running(self.tree.statistics)?),
+        };
+        let own = own.borrow_mut();
+        let mut layers = Measured { backend, params, batch, own, at: 0, momentum, measuring };
+        self.tree.walk(&mut layers, path, inner, images, |_, _, _| Ok(()))
     }
 }
 
@@ -147,8 +177,8 @@ impl PrefixTree {
     }
 
     /// The subnets' own running statistics, to be measured.
-    pub fn recalibration(&self) -> Recalibration<'_> {
-        Recalibration { tree: self, own: vec![0.0; self.statistics], batches: 0 }
+    pub fn recalibration<B: Backend>(&self) -> Recalibration<'_, B> {
+        Recalibration { tree: self, own: None, batches: 0 }
     }
 
     /// Hands the eval-mode logits [N, classes] of every subnet to `each`, with its place in the list that the tree
@@ -159,67 +189,67 @@ impl PrefixTree {
     ///
     /// # Panics
     /// When recalibrated statistics are another tree's, or no batch was measured.
-    pub fn infer(
+    pub fn infer<B: Backend>(
         &self,
-        session: &mut TreeSession,
-        params: &[f32],
-        statistics: Statistics<'_>,
-        images: &[f32],
-        mut each: impl FnMut(usize, &[f32]),
+        session: &mut TreeSession<B>,
+        params: &B::Params,
+        statistics: Statistics<'_, B>,
+        images: MapView<'_, B>,
+        mut each: impl FnMut(usize, VectorView<'_, B>),
     ) -> Result<(), SupernetError> {
-        let Some(batch) = self.batch(images)? else { return Ok(()) };
-        let TreeSession { path, inner, folding, head, scratch, .. } = session;
-        let folded = Folded { params, batch, folding, scratch };
-        let mut end = |node: &Node, x: &Buffer| {
+        let Some(batch) = self.batch(B::map_len(images))? else { return Ok(()) };
+        let TreeSession { backend, path, inner, folding, head, .. } = session;
+        let folded = Folded { backend, params, batch, folding };
+        let mut end = |backend: &mut B, node: &Node, x: &B::Map| {
             // The classifier reads features only: plans that end in one node have the same logits.
-            let out = logits(&self.plans[node.plan], params, batch, x, head);
+            let out = logits(backend, &self.plans[node.plan], params, batch, x, head)?;
             node.ends.iter().for_each(|plan| each(*plan, out));
+            Ok(())
         };
         match statistics {
             Statistics::Shared(buffers) => {
                 let mut layers = Shared { folded, buffers };
-                self.walk(&mut layers, path, inner, batch, images, &mut end);
+                self.walk(&mut layers, path, inner, images, &mut end)
             }
-            Statistics::Recalibrated(Recalibration { tree, own, batches }) => {
+            Statistics::Recalibrated(Recalibration { tree, own, .. }) => {
                 assert!(std::ptr::eq(*tree, self), "statistics of another tree");
-                assert!(*batches > 0, "statistics of no images");
+                let own = own.as_ref().expect("statistics of no images").borrow();
                 let mut layers = Own { folded, own, at: 0 };
-                self.walk(&mut layers, path, inner, batch, images, &mut end);
+                self.walk(&mut layers, path, inner, images, &mut end)
             }
         }
-        Ok(())
     }
 
-    /// The number of images, unless there is nothing to run.
-    fn batch(&self, images: &[f32]) -> Result<Option<usize>, SupernetError> {
-        self.plans.first().map(|plan| plan.batch(images)).transpose()
+    /// The number of images in so many values, unless there is nothing to run.
+    fn batch(&self, values: usize) -> Result<Option<usize>, SupernetError> {
+        self.plans.first().map(|plan| plan.batch_of(values)).transpose()
     }
 
     /// Computes every node, depth first, and calls `end` with those where plans end and their output.
-    fn walk(
+    fn walk<B: Backend>(
         &self,
-        layers: &mut impl ConvNorm,
-        path: &mut Vec<Buffer>,
-        inner: &mut Inner,
-        batch: usize,
-        images: &[f32],
-        mut end: impl FnMut(&Node, &Buffer),
-    ) {
+        layers: &mut impl ConvNorm<B>,
+        path: &mut Vec<B::Map>,
+        inner: &mut Inner<B>,
+        images: MapView<'_, B>,
+        mut end: impl FnMut(&mut B, &Node, &B::Map) -> Result<(), SupernetError>,
+    ) -> Result<(), SupernetError> {
         for node in &self.nodes {
             let (plan, depth) = (&self.plans[node.plan], node.depth);
-            if path.len() <= depth {
-                path.resize_with(depth + 1, Buffer::default);
+            while path.len() <= depth {
+                path.push(layers.backend().map());
             }
             let (above, below) = path.split_at_mut(depth);
             let out = &mut below[0];
             match above.last() {
-                None => stem(layers, plan, batch, images, inner, out),
-                Some(x) => block(layers, &plan.blocks[depth - 1], x, inner, out),
+                None => stem(layers, plan, images, inner, out)?,
+                Some(x) => block(layers, &plan.blocks[depth - 1], x, inner, out)?,
             }
             if !node.ends.is_empty() {
-                end(node, out);
+                end(layers.backend(), node, out)?;
             }
         }
+        Ok(())
     }
 }
 
@@ -256,76 +286,83 @@ fn convs(plan: &Plan, depth: usize) -> impl Iterator<Item = &PlannedConv> {
 }
 
 /// Convolutions with the node's own statistics.
-struct Own<'a> {
-    folded: Folded<'a>,
-    own: &'a [f32],
+struct Own<'a, B: Backend> {
+    folded: Folded<'a, B>,
+    own: &'a B::Running,
     /// Those of the next convolution: they lie in the order in which a tree executes.
     at: usize,
 }
 
-impl ConvNorm for Own<'_> {
+impl<B: Backend> ConvNorm<B> for Own<'_, B> {
     fn conv(
         &mut self,
         conv: &PlannedConv,
-        x: &[f32],
-        residual: Option<&[f32]>,
+        x: MapView<'_, B>,
+        residual: Option<MapView<'_, B>>,
         relu: bool,
-        out: &mut Buffer,
-    ) {
-        let (mean, var) = self.own[self.at..][..2 * conv.out_channels].split_at(conv.out_channels);
-        self.at += 2 * conv.out_channels;
-        self.folded.conv(conv, mean, var, x, residual, relu, out);
+        out: &mut B::Map,
+    ) -> Result<(), SupernetError> {
+        let at = StatisticsAt::from(self.at, conv.out_channels);
+        self.at = at.var.end;
+        self.folded.conv(conv, self.own, &at, x, residual, relu, out)
+    }
+
+    fn backend(&mut self) -> &mut B {
+        self.folded.backend
+    }
+
+    fn batch(&self) -> usize {
+        self.folded.batch
     }
 }
 
 /// A convolution's output before its norm, and the statistics of that.
-#[derive(Default)]
-struct Measuring {
-    output: Buffer,
-    mean: Buffer,
-    var: Buffer,
+struct Measuring<B: Backend> {
+    output: B::Map,
+    mean: B::Vector,
+    var: B::Vector,
 }
 
 /// Convolutions with the statistics of the batch, which are averaged into the node's own.
-struct Measured<'a> {
-    params: &'a [f32],
+struct Measured<'a, B: Backend> {
+    backend: &'a mut B,
+    params: &'a B::Params,
     batch: usize,
-    own: &'a mut [f32],
+    own: &'a mut B::Running,
     /// As in [`Own`].
     at: usize,
     momentum: f32,
-    measuring: &'a mut Measuring,
-    scratch: &'a mut Scratch,
+    measuring: &'a mut Measuring<B>,
 }
 
-impl ConvNorm for Measured<'_> {
+impl<B: Backend> ConvNorm<B> for Measured<'_, B> {
     fn conv(
         &mut self,
         conv: &PlannedConv,
-        x: &[f32],
-        residual: Option<&[f32]>,
+        x: MapView<'_, B>,
+        residual: Option<MapView<'_, B>>,
         relu: bool,
-        out: &mut Buffer,
-    ) {
-        let (shape, slot, channels) = (conv.shape(self.batch), &conv.slot, conv.out_channels);
-        let Measuring { output, mean, var } = &mut *self.measuring;
-        let y = output.reserve(shape.output_len());
-        let weight = &self.params[slot.weight.clone()];
-        let (mean, var) = (mean.reserve(channels), var.reserve(channels));
-        conv_forward_statistics(&shape, x, weight, y, mean, var, self.scratch);
-        let (running_mean, running_var) =
-            self.own[self.at..][..2 * channels].split_at_mut(channels);
-        self.at += 2 * channels;
-        let rows = y.len() / channels;
-        update_running(self.momentum, rows, mean, var, running_mean, running_var);
-        let norm = Norm {
-            channels,
-            mean,
-            var,
-            gamma: &self.params[conv.vector(&slot.gamma)],
-            beta: &self.params[conv.vector(&slot.beta)],
-            relu,
-        };
-        norm_forward(&norm, y, residual, out.reserve(shape.output_len()));
+        out: &mut B::Map,
+    ) -> Result<(), SupernetError> {
+        let Self { backend, params, batch, own, momentum, measuring, .. } = self;
+        let Measuring { output, mean, var } = &mut **measuring;
+        let (len, channels) = (conv.shape(*batch).output_len(), conv.out_channels);
+        output.reserve(len)?;
+        mean.reserve(channels)?;
+        var.reserve(channels)?;
+        backend.conv_statistics(conv, *batch, params, x, output, mean, var)?;
+        let at = StatisticsAt::from(self.at, channels);
+        self.at = at.var.end;
+        backend.update_running(*momentum, len / channels, mean, var, own, &at)?;
+        out.reserve(len)?;
+        backend.norm_forward(NormOf { conv, params, mean, var, relu }, output, residual, out)
+    }
+
+    fn backend(&mut self) -> &mut B {
+        self.backend
+    }
+
+    fn batch(&self) -> usize {
+        self.batch
     }
 }

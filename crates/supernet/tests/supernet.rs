@@ -187,7 +187,7 @@ fn recalibration_is_the_plain_mean_of_batch_statistics() {
             .iter()
             .map(|batch| {
                 let mut buffers = fresh.clone();
-                let norms = Norms::Tracked { buffers: &mut buffers, momentum: 1.0 };
+                let norms = Norms::Tracked { buffers: &mut buffers[..], momentum: 1.0 };
                 session.forward_features(&plan, &f.weights.params, norms, batch).unwrap();
                 buffers
             })
@@ -302,7 +302,9 @@ fn frozen_norms_are_evaluation() {
     let plan = f.plan(&f.space.smallest());
     let Weights { params, buffers } = &f.weights;
     let mut session = Session::new();
-    let frozen = session.forward(&plan, params, Norms::Frozen { buffers }, &f.images(3)).unwrap();
+    let frozen = session
+        .forward(&plan, params, Norms::Frozen { buffers: &buffers[..] }, &f.images(3))
+        .unwrap();
     let eval = f.infer(&mut Session::new(), &plan, 3);
     for (a, b) in frozen.iter().zip(&eval) {
         assert!((a - b).abs() <= 1e-4 * b.abs().max(1.0), "{a} and {b}"); // folded: rounded elsewhere

@@ -112,7 +112,7 @@ fn logits_are_those_of_each_subnet_by_itself() {
                 let calibration = [fixture.images("first", 4), fixture.images("second", 3)];
                 let calibration = || calibration.iter().map(Vec::as_slice);
 
-                let shared = Statistics::Shared(buffers);
+                let shared = Statistics::Shared(&buffers[..]);
                 let found = all(&tree, &mut tree_session, params, shared, &images, plans.len());
                 for (plan, found) in plans.iter().zip(found) {
                     let alone = session.infer(plan, params, buffers, &images).unwrap();
@@ -190,7 +190,7 @@ fn odd_input_is_refused_and_no_subnets_are_no_work() {
     let mut session = TreeSession::default();
     let tree = PrefixTree::new(vec![fixture.plan(&fixture.space.largest())]);
     let images = vec![0.0; 100];
-    let shared = Statistics::Shared(&fixture.weights.buffers);
+    let shared = Statistics::Shared(&fixture.weights.buffers[..]);
     let refused = tree.infer(&mut session, params, shared, &images, |_, _| panic!("handed out"));
     assert!(matches!(refused, Err(SupernetError::Images { got: 100, .. })), "{refused:?}");
     let mut own = tree.recalibration();

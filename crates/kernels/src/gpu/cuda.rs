@@ -120,8 +120,15 @@ impl Driver for Cuda {
 
     fn allocate(&self, bytes: usize) -> Result<u64, GpuError> {
         self.bind()?;
-        // SAFETY: the context is current. Not from the stream's pool: buffers only grow, and rarely.
-        unsafe { result::malloc_sync(bytes) }.map_err(|e| match e.0 {
+        // SAFETY: the context is current; all work on the memory goes into the stream.
+        let answer = unsafe {
+            if self.context.has_async_alloc() {
+                result::malloc_async(self.stream.cu_stream(), bytes)
+            } else {
+                result::malloc_sync(bytes)
+            }
+        };
+        answer.map_err(|e| match e.0 {
             sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
                 let free = self.context.mem_get_info().map_or(0, |(free, _)| free);
                 GpuError::OutOfMemory { bytes, free }
@@ -132,9 +139,15 @@ impl Driver for Cuda {
 
     fn free(&self, address: u64) {
         if self.bind().is_ok() {
-            // SAFETY: a buffer frees once what it allocated; the driver waits for the work that uses it. Nothing can be
-            // done about an error.
-            let _ = unsafe { result::free_sync(address) };
+            // SAFETY: a buffer frees once what it allocated, after the work that is queued. Nothing can be done about an
+            // error.
+            let _ = unsafe {
+                if self.context.has_async_alloc() {
+                    result::free_async(address, self.stream.cu_stream())
+                } else {
+                    result::free_sync(address)
+                }
+            };
         }
     }
 

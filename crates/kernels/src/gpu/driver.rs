@@ -52,6 +52,13 @@ impl Gpu {
         Ok(Self { driver: Arc::new(cuda::Cuda::open(ordinal)?) })
     }
 
+    /// The GPU of a stream that others queue work in, too, such as candle's.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn on_stream(stream: Arc<cudarc::driver::CudaStream>) -> Result<Self, GpuError> {
+        let context = stream.context().clone();
+        Ok(Self { driver: Arc::new(cuda::Cuda::on(context, stream)?) })
+    }
+
     /// A CPU that runs the kernels' sources thread by thread, thousands of times slower than a GPU: for tests. `library` is
     /// what `cargo xtask cuda emulator` builds. With `reversed`, a block's threads run from last to first between
     /// barriers: results that differ say that a barrier is missing.

@@ -208,6 +208,13 @@ impl<'a, T: Element> View<'a, T> {
     pub(super) fn address(self) -> u64 {
         self.address
     }
+
+    /// # Safety
+    /// `len` elements are there as long as the view.
+    #[cfg(feature = "cuda")]
+    pub(crate) unsafe fn from_address(gpu: &'a Gpu, address: u64, len: usize) -> Self {
+        Self { gpu, address, len, elements: PhantomData }
+    }
 }
 
 /// Elements of a buffer that are written, or read and written.
@@ -287,5 +294,13 @@ impl<'a, T: Element> ViewMut<'a, T> {
 
     pub(super) fn address(&self) -> u64 {
         self.0.address
+    }
+
+    /// # Safety
+    /// There is room for `len` elements as long as the view, and nobody else uses it.
+    #[cfg(feature = "cuda")]
+    pub(crate) unsafe fn from_address(gpu: &'a Gpu, address: u64, len: usize) -> Self {
+        // SAFETY: the caller's.
+        Self(unsafe { View::from_address(gpu, address, len) })
     }
 }

@@ -1,9 +1,16 @@
 //! Slimmable convolution as a candle operation.
 
-use super::values::{Values, dense, floats, mismatch, nhwc};
+#[cfg(feature = "cuda")]
+use super::device::{OnGpu, Operand, for_activation};
+use super::operation::{Op, Operation};
+use super::values::{dense, mismatch, nhwc};
 use crate::conv::{ConvShape, Epilogue, conv_backward_input, conv_backward_weight, conv_forward};
+#[cfg(feature = "cuda")]
+use crate::gpu;
 use crate::{Error, Scratch};
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
+use candle_core::{Result, Shape, Tensor};
 
 const OP: &str = "slim_conv2d";
 
@@ -14,8 +21,8 @@ const OP: &str = "slim_conv2d";
 /// The weight's gradient has its full shape and is zero outside the leading block.
 ///
 /// # Errors
-/// When a shape does not fit, `out_channels` is not in `1..=O`, `stride` is zero, or a tensor is not
-/// f32 in main memory.
+/// When a shape does not fit, `out_channels` is not in `1..=O`, `stride` is zero, or the tensors are
+/// neither f32 in main memory nor f32 or bf16, both the same, on one GPU.
 pub fn slim_conv2d(
     x: &Tensor,
     weight: &Tensor,
@@ -49,54 +56,115 @@ pub fn slim_conv2d(
         kernel,
         stride,
     };
-    dense(OP, x)?.apply_op2(&dense(OP, weight)?, Conv(shape))
+    dense(OP, x)?.apply_op2(&dense(OP, weight)?, Op(Conv(shape)))
 }
 
+/// (x, weight) -> y.
 struct Conv(ConvShape);
 
-impl CustomOp2 for Conv {
-    fn name(&self) -> &'static str {
-        OP
+impl Operation<2> for Conv {
+    const NAME: &'static str = OP;
+
+    fn dims(&self) -> Shape {
+        let Self(shape) = self;
+        (shape.batch, shape.out_height(), shape.out_width(), shape.out_channels).into()
     }
 
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let shape = &self.0;
-        let (x, weight) = (floats(OP, x, x_layout)?, floats(OP, weight, weight_layout)?);
-        let mut y = vec![0.0; shape.output_len()];
-        conv_forward(shape, x, weight, &mut y, Epilogue::None, &mut Scratch::new());
-        let dims = (shape.batch, shape.out_height(), shape.out_width(), shape.out_channels);
-        Ok((CpuStorage::F32(y), dims.into()))
+    fn cpu(&self, [x, weight]: [&[f32]; 2], y: &mut [f32]) {
+        conv_forward(&self.0, x, weight, y, Epilogue::None, &mut Scratch::new());
     }
 
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        _y: &Tensor,
-        grad_y: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (shape, mut scratch) = (&self.0, Scratch::new());
-        let dense_grad = dense(OP, grad_y)?;
-        let grad = Values::of(OP, &dense_grad)?;
-        let mut grad_x = None;
-        if x.track_op() {
-            let mut g = vec![0.0; shape.input_len()];
-            let w = Values::of(OP, weight)?;
-            conv_backward_input(shape, &grad, &w, &mut g, false, &mut scratch);
-            grad_x = Some(Tensor::from_vec(g, x.shape(), x.device())?);
-        }
-        let mut grad_weight = None;
-        if weight.track_op() {
-            let mut g = vec![0.0; shape.weight_len()];
-            conv_backward_weight(shape, &Values::of(OP, x)?, &grad, &mut g, &mut scratch);
-            grad_weight = Some(Tensor::from_vec(g, weight.shape(), weight.device())?);
-        }
-        Ok((grad_x, grad_weight))
+    #[cfg(feature = "cuda")]
+    fn gpu(&self, on: &OnGpu<'_, 2>) -> Result<CudaStorage> {
+        for_activation!(on, self.on_gpu)
+    }
+
+    fn backward(&self, [x, weight]: [&Tensor; 2], grad_y: &Tensor) -> Result<[Option<Tensor>; 2]> {
+        let of_input = || grad_y.apply_op2_no_bwd(weight, &Op(InputGradient(self.0)));
+        let of_weight = || x.apply_op2_no_bwd(grad_y, &Op(WeightGradient(self.0)));
+        Ok([
+            x.track_op().then(of_input).transpose()?,
+            weight.track_op().then(of_weight).transpose()?,
+        ])
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl Conv {
+    fn on_gpu<T: Operand>(&self, on: &OnGpu<'_, 2>) -> Result<CudaStorage> {
+        let (x, weight) = (on.argument::<T>(0)?, on.argument::<T>(1)?);
+        on.write(self.0.output_len(), |y| {
+            gpu::conv_forward(&on.gpu, &self.0, x.view, weight.view, y, gpu::Epilogue::None)
+        })
+    }
+}
+
+/// (gradient of y, weight) -> gradient of x.
+struct InputGradient(ConvShape);
+
+impl Operation<2> for InputGradient {
+    const NAME: &'static str = OP;
+
+    fn dims(&self) -> Shape {
+        let ConvShape { batch, height, width, in_channels, .. } = self.0;
+        (batch, height, width, in_channels).into()
+    }
+
+    fn cpu(&self, [grad_y, weight]: [&[f32]; 2], grad_x: &mut [f32]) {
+        conv_backward_input(&self.0, grad_y, weight, grad_x, false, &mut Scratch::new());
+    }
+
+    #[cfg(feature = "cuda")]
+    fn gpu(&self, on: &OnGpu<'_, 2>) -> Result<CudaStorage> {
+        for_activation!(on, self.on_gpu)
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl InputGradient {
+    fn on_gpu<T: Operand>(&self, on: &OnGpu<'_, 2>) -> Result<CudaStorage> {
+        let (grad_y, weight) = (on.argument::<T>(0)?, on.argument::<T>(1)?);
+        on.write(self.0.input_len(), |grad_x| {
+            gpu::conv_backward_input(&on.gpu, &self.0, grad_y.view, weight.view, grad_x, false)
+        })
+    }
+}
+
+/// (x, gradient of y) -> gradient of the weight.
+struct WeightGradient(ConvShape);
+
+impl Operation<2> for WeightGradient {
+    const NAME: &'static str = OP;
+
+    fn dims(&self) -> Shape {
+        let ConvShape { kernel, full_in, full_out, .. } = self.0;
+        (kernel, kernel, full_in, full_out).into()
+    }
+
+    fn cpu(&self, [x, grad_y]: [&[f32]; 2], grad_weight: &mut [f32]) {
+        conv_backward_weight(&self.0, x, grad_y, grad_weight, &mut Scratch::new());
+    }
+
+    #[cfg(feature = "cuda")]
+    fn gpu(&self, on: &OnGpu<'_, 2>) -> Result<CudaStorage> {
+        for_activation!(on, self.on_gpu)
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl WeightGradient {
+    fn on_gpu<T: Operand>(&self, on: &OnGpu<'_, 2>) -> Result<CudaStorage> {
+        let (x, grad_y) = (on.argument::<T>(0)?, on.argument::<T>(1)?);
+        let mut scratch = gpu::Buffer::new(&on.gpu);
+        on.write_gradient::<T>(self.0.weight_len(), |grad_weight| {
+            gpu::conv_backward_weight(
+                &on.gpu,
+                &self.0,
+                x.view,
+                grad_y.view,
+                grad_weight,
+                &mut scratch,
+            )
+        })
     }
 }

@@ -6,9 +6,12 @@
 //! the calling thread's rayon pool and give the same bits whatever its size.
 
 mod conv;
+#[cfg(feature = "cuda")]
+mod device;
 mod linear;
 mod loss;
 mod norm;
+mod operation;
 mod pool;
 mod values;
 

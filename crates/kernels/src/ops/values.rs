@@ -37,12 +37,13 @@ impl Deref for Values<'_> {
     }
 }
 
-/// A tensor of f32 in main memory with its elements in row-major order; differentiable.
+/// A tensor with its elements in row-major order, differentiable: f32, or on a GPU also bf16.
 pub(super) fn dense(op: &'static str, tensor: &Tensor) -> Result<Tensor> {
-    if tensor.dtype() != DType::F32 {
+    let on_gpu = cfg!(feature = "cuda") && tensor.device().is_cuda();
+    if tensor.dtype() != DType::F32 && !(on_gpu && tensor.dtype() == DType::BF16) {
         return Err(Error::ElementType { op, expected: DType::F32, got: tensor.dtype() }.into());
     }
-    if !tensor.device().is_cpu() {
+    if !tensor.device().is_cpu() && !on_gpu {
         return Err(Error::Device { op, got: tensor.device().location() }.into());
     }
     tensor.contiguous()

@@ -4,6 +4,7 @@
 mod conv;
 #[path = "../noise/mod.rs"]
 mod noise;
+mod nvrtc;
 
 use slimtau_kernels::gpu::{Activation, Buffer, Element, Gpu};
 use std::sync::LazyLock;

@@ -1,0 +1,281 @@
+//! Where networks run: what a [`crate::Session`] asks of a machine, layer by layer. The order of layers, and what is kept
+//! for the backward pass, is the session's; how a layer is computed and what its numbers are made of, the backend's.
+
+mod cpu;
+
+pub use cpu::Cpu;
+
+use crate::SupernetError;
+use crate::plan::{Plan, PlannedConv};
+use std::borrow::BorrowMut;
+use std::ops::Range;
+
+/// Memory that grows to the largest length asked for.
+pub trait Store {
+    /// What it holds, to be read.
+    type View<'a>: Copy
+    where
+        Self: 'a;
+    /// Sets the length; contents are unspecified.
+    ///
+    /// # Errors
+    /// When there is no more memory.
+    fn reserve(&mut self, len: usize) -> Result<(), SupernetError>;
+    /// The contents.
+    fn view(&self) -> Self::View<'_>;
+}
+
+/// Activations of a backend, to be read.
+pub type MapView<'a, B> = <<B as Backend>::Map as Store>::View<'a>;
+/// Numbers per channel or per image of a backend, to be read.
+pub type VectorView<'a, B> = <<B as Backend>::Vector as Store>::View<'a>;
+
+/// What follows a convolution in the same pass.
+pub enum End<'a, 'r, B: Backend> {
+    /// Nothing.
+    Plain,
+    /// `scale`, `shift`, the residual and a ReLU, as a batch norm folded in.
+    Affine {
+        /// Factors, one per channel.
+        scale: &'a B::Vector,
+        /// Terms, one per channel.
+        shift: &'a B::Vector,
+        /// Added before the ReLU.
+        residual: Option<MapView<'r, B>>,
+        /// Whether negative results become zero.
+        relu: bool,
+    },
+}
+
+/// A batch norm's place in a network.
+pub struct NormOf<'a, B: Backend> {
+    /// The convolution before it.
+    pub conv: &'a PlannedConv,
+    /// Scale and shift are among these.
+    pub params: &'a B::Params,
+    /// Its mean, one per channel.
+    pub mean: &'a B::Vector,
+    /// Its biased variance, one per channel.
+    pub var: &'a B::Vector,
+    /// Whether a ReLU follows.
+    pub relu: bool,
+}
+
+impl<B: Backend> Clone for NormOf<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<B: Backend> Copy for NormOf<'_, B> {}
+
+/// Where a norm's statistics lie among the running ones.
+#[derive(Clone, Debug)]
+pub struct StatisticsAt {
+    /// Its mean.
+    pub mean: Range<usize>,
+    /// Its variance, behind the mean.
+    pub var: Range<usize>,
+}
+
+impl StatisticsAt {
+    /// Those of a convolution, where all subnets share them.
+    pub fn of(conv: &PlannedConv) -> Self {
+        Self { mean: conv.vector(&conv.slot.mean), var: conv.vector(&conv.slot.var) }
+    }
+
+    /// A mean and a variance next to each other.
+    pub fn from(start: usize, channels: usize) -> Self {
+        Self { mean: start..start + channels, var: start + channels..start + 2 * channels }
+    }
+}
+
+/// A machine that computes layers. Results do not depend on what ran before; each call's meaning is that of the function
+/// of `slimtau_kernels` with its name.
+pub trait Backend: Sized {
+    /// The flat parameters of a [`crate::Layout`].
+    type Params: ?Sized;
+    /// Their gradients, f32, laid out alike.
+    type Grads: ?Sized;
+    /// The flat running statistics, f32.
+    type Running: ?Sized;
+    /// Running statistics of its own making.
+    type OwnRunning: BorrowMut<Self::Running>;
+    /// Activations and images, [N, H, W, C].
+    type Map: Store + 'static;
+    /// Statistics, features, logits: f32.
+    type Vector: Store + 'static;
+    /// Places of a max pool's maxima.
+    type Places: Store + 'static;
+
+    /// An empty map.
+    fn map(&self) -> Self::Map;
+    /// An empty vector.
+    fn vector(&self) -> Self::Vector;
+    /// Places of no maxima.
+    fn places(&self) -> Self::Places;
+    /// So many running statistics, all zero.
+    ///
+    /// # Errors
+    /// When there is no more memory.
+    fn running(&self, len: usize) -> Result<Self::OwnRunning, SupernetError>;
+    /// Values in a map.
+    fn map_len(map: MapView<'_, Self>) -> usize;
+
+    /// `y` = end(conv(x)).
+    ///
+    /// # Errors
+    /// As all of these: when the machine fails.
+    fn conv(
+        &mut self,
+        conv: &PlannedConv,
+        batch: usize,
+        params: &Self::Params,
+        x: MapView<'_, Self>,
+        end: End<'_, '_, Self>,
+        y: &mut Self::Map,
+    ) -> Result<(), SupernetError>;
+
+    /// `y` = conv(x), with the statistics of every channel of `y`.
+    fn conv_statistics(
+        &mut self,
+        conv: &PlannedConv,
+        batch: usize,
+        params: &Self::Params,
+        x: MapView<'_, Self>,
+        y: &mut Self::Map,
+        mean: &mut Self::Vector,
+        var: &mut Self::Vector,
+    ) -> Result<(), SupernetError>;
+
+    /// The gradient of a convolution's input, written or added to what is there.
+    fn conv_backward_input(
+        &mut self,
+        conv: &PlannedConv,
+        batch: usize,
+        params: &Self::Params,
+        grad_y: MapView<'_, Self>,
+        grad_x: &mut Self::Map,
+        accumulate: bool,
+    ) -> Result<(), SupernetError>;
+
+    /// Adds the gradient of a convolution's weight.
+    fn conv_backward_weight(
+        &mut self,
+        conv: &PlannedConv,
+        batch: usize,
+        x: MapView<'_, Self>,
+        grad_y: MapView<'_, Self>,
+        grads: &mut Self::Grads,
+    ) -> Result<(), SupernetError>;
+
+    /// Running statistics as those of a norm.
+    fn load_statistics(
+        &mut self,
+        running: &Self::Running,
+        at: &StatisticsAt,
+        mean: &mut Self::Vector,
+        var: &mut Self::Vector,
+    ) -> Result<(), SupernetError>;
+
+    /// Moves running statistics towards those of a batch of `rows` rows.
+    fn update_running(
+        &mut self,
+        momentum: f32,
+        rows: usize,
+        mean: &Self::Vector,
+        var: &Self::Vector,
+        running: &mut Self::Running,
+        at: &StatisticsAt,
+    ) -> Result<(), SupernetError>;
+
+    /// The norm, residual and ReLU.
+    fn norm_forward(
+        &mut self,
+        norm: NormOf<'_, Self>,
+        x: &Self::Map,
+        residual: Option<MapView<'_, Self>>,
+        y: &mut Self::Map,
+    ) -> Result<(), SupernetError>;
+
+    /// Their gradients, in place: `x` becomes its own, `grad` the residual's; `output` as in the kernels' function.
+    fn norm_backward(
+        &mut self,
+        norm: NormOf<'_, Self>,
+        batch_statistics: bool,
+        x: &mut Self::Map,
+        output: Option<&Self::Map>,
+        grad: &mut Self::Map,
+        grads: &mut Self::Grads,
+    ) -> Result<(), SupernetError>;
+
+    /// A norm with running statistics as factors and terms.
+    fn fold(
+        &mut self,
+        conv: &PlannedConv,
+        params: &Self::Params,
+        running: &Self::Running,
+        at: &StatisticsAt,
+        scale: &mut Self::Vector,
+        shift: &mut Self::Vector,
+    ) -> Result<(), SupernetError>;
+
+    /// The stem's max pool; the places of the maxima are kept where asked for.
+    fn max_pool_forward(
+        &mut self,
+        plan: &Plan,
+        batch: usize,
+        x: &Self::Map,
+        y: &mut Self::Map,
+        places: Option<&mut Self::Places>,
+    ) -> Result<(), SupernetError>;
+
+    /// Its gradient.
+    fn max_pool_backward(
+        &mut self,
+        plan: &Plan,
+        batch: usize,
+        places: &Self::Places,
+        grad_y: &Self::Map,
+        grad_x: &mut Self::Map,
+    ) -> Result<(), SupernetError>;
+
+    /// The mean over the last map's pixels.
+    fn average_pool_forward(
+        &mut self,
+        plan: &Plan,
+        batch: usize,
+        x: MapView<'_, Self>,
+        features: &mut Self::Vector,
+    ) -> Result<(), SupernetError>;
+
+    /// Its gradient.
+    fn average_pool_backward(
+        &mut self,
+        plan: &Plan,
+        batch: usize,
+        grad_features: VectorView<'_, Self>,
+        grad_x: &mut Self::Map,
+    ) -> Result<(), SupernetError>;
+
+    /// The classifier.
+    fn classify(
+        &mut self,
+        plan: &Plan,
+        batch: usize,
+        params: &Self::Params,
+        features: VectorView<'_, Self>,
+        logits: &mut Self::Vector,
+    ) -> Result<(), SupernetError>;
+
+    /// The classifier's gradients: its parameters' are added, the features' written.
+    fn classify_backward(
+        &mut self,
+        plan: &Plan,
+        batch: usize,
+        params: &Self::Params,
+        features: VectorView<'_, Self>,
+        grad_logits: VectorView<'_, Self>,
+        grad_features: &mut Self::Vector,
+        grads: &mut Self::Grads,
+    ) -> Result<(), SupernetError>;
+}

@@ -1,0 +1,239 @@
+//! `cargo xtask cuda`: what the GPU kernels need that cargo does not know of. On a machine without a GPU they are compiled
+//! by NVRTC and run on the emulator; the toolkit's parts come from PyPI into `target/cuda/toolkit`.
+
+use crate::cargo::{self, root, target};
+use anyhow::{Context, Result, bail, ensure};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::SystemTime;
+
+/// What to do.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(clap::Subcommand)]
+enum Task {
+    /// Compile every kernel for sm_80 and sm_90, and run all of them on the emulator (needs g++ and python3)
+    Test {
+        /// Passed on to the tests, such as a filter
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<String>,
+    },
+    /// Build the emulator alone and print its path (needs g++)
+    Emulator,
+    /// `cargo check --workspace --features cuda` with nvcc from PyPI; candle's kernels take long to compile
+    Check,
+    /// On a machine with a GPU: the tests of the kernels on the device
+    Device {
+        /// Which GPU
+        #[arg(long, default_value_t = 0)]
+        gpu: usize,
+        /// Passed on to the tests, such as a filter
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<String>,
+    },
+}
+
+/// CUDA 13.0, the oldest of what is supported: code that it makes runs with every later driver.
+const NVRTC: [&str; 1] = ["nvidia-cuda-nvrtc==13.0.*"];
+const NVCC: [&str; 8] = [
+    "nvidia-cuda-nvrtc==13.0.*",
+    "nvidia-cuda-nvcc==13.0.*",
+    "nvidia-cuda-crt==13.0.*",
+    "nvidia-nvvm==13.0.*",
+    "nvidia-cuda-cccl==13.0.*",
+    "nvidia-cuda-runtime==13.0.*",
+    "nvidia-cublas==13.0.*",
+    "nvidia-curand==10.4.0.*",
+];
+
+/// Runs the task.
+pub fn run(args: &Args) -> Result<()> {
+    match &args.task {
+        Task::Test { rest } => test(rest),
+        Task::Emulator => {
+            println!("{}", emulator()?.display());
+            Ok(())
+        }
+        Task::Check => check(),
+        Task::Device { gpu, rest } => {
+            let mut command = tests(&[])?;
+            command.args(["--skip", "nvrtc"]).args(rest);
+            command.env("SLIMTAU_TEST_GPU", gpu.to_string());
+            cargo::run(command)
+        }
+    }
+}
+
+fn test(rest: &[String]) -> Result<()> {
+    let mut command = tests(&["nvrtc", "--nocapture"])?;
+    command.env("LD_LIBRARY_PATH", toolkit("nvrtc", &NVRTC)?.join("lib"));
+    cargo::run(command)?;
+
+    let mut command = tests(&["--skip", "nvrtc"])?;
+    command.args(rest);
+    command.env("SLIMTAU_EMULATOR", emulator()?);
+    // The library is instrumented, the program that loads it is not: the sanitizers have to be there first.
+    let sanitizers = ["libasan.so", "libubsan.so"].map(sanitizer);
+    let [address, undefined] = sanitizers;
+    command.env("LD_PRELOAD", format!("{}:{}", address?.display(), undefined?.display()));
+    command.env("ASAN_OPTIONS", "detect_leaks=0"); // the program's own, at its end
+    command.env("UBSAN_OPTIONS", "halt_on_error=1:print_stacktrace=1");
+    cargo::run(command)
+}
+
+/// The tests of the GPU kernels, as a program of their own: cargo should not run with what they run with.
+fn tests(words: &[&str]) -> Result<Command> {
+    let build = [
+        "test",
+        "--release",
+        "--package",
+        "slimtau-kernels",
+        "--features",
+        "gpu",
+        "--test",
+        "gpu",
+        "--no-run",
+        "--message-format",
+        "json-render-diagnostics",
+    ];
+    let mut command = cargo::cargo(&build);
+    let output = command.stderr(std::process::Stdio::inherit()).output().context("cargo test")?;
+    ensure!(output.status.success(), "the tests of the GPU kernels do not compile");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let program = text.lines().rev().find_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        Some(PathBuf::from(message.get("executable")?.as_str()?))
+    });
+    let mut command = Command::new(program.context("cargo names no program of the GPU tests")?);
+    command.current_dir(root().join("crates/kernels")).args(words);
+    Ok(command)
+}
+
+fn sanitizer(name: &str) -> Result<PathBuf> {
+    let output = Command::new(compiler()).arg(format!("-print-file-name={name}")).output();
+    let output = output.with_context(|| format!("cannot start `{}`", compiler()))?;
+    let path = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+    ensure!(path.is_absolute(), "{name} is missing: install the sanitizers of `{}`", compiler());
+    Ok(path)
+}
+
+fn compiler() -> String {
+    std::env::var("CXX").unwrap_or_else(|_| "g++".into())
+}
+
+/// The kernels' sources as a library for the CPU, built anew where a source is newer.
+fn emulator() -> Result<PathBuf> {
+    let sources = root().join("crates/kernels/cuda");
+    let folder = target().join("cuda").join("emulator");
+    std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    let library = folder.join("libslimtau_emulator.so");
+    let mut units = vec![sources.join("host/emulator.cpp")];
+    units.extend(files(&sources, "cu")?);
+    let mut all = files(&sources, "cuh")?;
+    all.extend(files(&sources.join("host"), "h")?);
+    let headers = newest(&all)?;
+
+    let flags = [
+        "-std=c++17",
+        "-O2",
+        "-g",
+        "-fPIC",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-Wno-unknown-pragmas",
+        "-Wno-clobbered",
+        "-fsanitize=address,undefined",
+        "-fno-omit-frame-pointer",
+    ];
+    let mut objects = Vec::new();
+    let mut running = Vec::new();
+    for unit in &units {
+        let name = unit.file_name().context("a source has a name")?;
+        let object = folder.join(name).with_extension("o");
+        let changed = std::fs::metadata(unit)?.modified()?.max(headers);
+        let built = std::fs::metadata(&object).and_then(|m| m.modified());
+        if built.map_or(true, |built| built < changed) {
+            let mut command = Command::new(compiler());
+            command.args(flags).arg("-I").arg(&sources).args(["-x", "c++", "-c"]);
+            command.arg(unit).arg("-o").arg(&object);
+            let child =
+                command.spawn().with_context(|| format!("cannot start `{}`", compiler()))?;
+            running.push((unit, child));
+        }
+        objects.push(object);
+    }
+    let mut failed = Vec::new();
+    for (unit, mut child) in running {
+        if !child.wait()?.success() {
+            failed.push(unit.display().to_string());
+        }
+    }
+    ensure!(failed.is_empty(), "`{}` refuses {}", compiler(), failed.join(", "));
+    let mut command = Command::new(compiler());
+    command.args(["-shared", "-fsanitize=address,undefined"]).args(&objects);
+    command.arg("-o").arg(&library);
+    cargo::run(command)?;
+    Ok(library)
+}
+
+fn files(folder: &Path, extension: &str) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(folder).with_context(|| folder.display().to_string())?;
+    let paths = entries.map(|entry| entry.map(|e| e.path())).collect::<Result<Vec<_>, _>>()?;
+    Ok(paths.into_iter().filter(|p| p.extension().is_some_and(|e| e == extension)).collect())
+}
+
+fn newest(paths: &[PathBuf]) -> Result<SystemTime> {
+    let mut newest = SystemTime::UNIX_EPOCH;
+    for path in paths {
+        newest = newest.max(std::fs::metadata(path)?.modified()?);
+    }
+    Ok(newest)
+}
+
+/// Parts of the CUDA toolkit from PyPI, in a virtual environment under `target`; the folder that has `bin`, `include`
+/// and `lib`.
+fn toolkit(name: &str, packages: &[&str]) -> Result<PathBuf> {
+    let folder = target().join("cuda").join(format!("toolkit-{name}"));
+    let done = folder.join("installed");
+    let wanted = packages.join("\n");
+    if !std::fs::read_to_string(&done).is_ok_and(|installed| installed == wanted) {
+        eprintln!("installing {} of PyPI into {}", packages.join(", "), folder.display());
+        let mut command = Command::new("python3");
+        command.args(["-m", "venv", "--clear"]).arg(&folder);
+        cargo::run(command)?;
+        let mut command = Command::new(folder.join("bin/pip"));
+        command.args(["install", "--quiet", "--disable-pip-version-check"]).args(packages);
+        cargo::run(command)?;
+        std::fs::write(&done, &wanted).with_context(|| done.display().to_string())?;
+    }
+    let libraries = folder.join("lib");
+    for python in std::fs::read_dir(&libraries).with_context(|| libraries.display().to_string())? {
+        let parts = python?.path().join("site-packages/nvidia/cu13");
+        if parts.is_dir() {
+            return Ok(parts);
+        }
+    }
+    bail!("{} has no nvidia/cu13: PyPI's packages have another layout now", folder.display())
+}
+
+/// Type-checks the `cuda` features. Build scripts compile candle's own kernels with nvcc; nothing is linked.
+fn check() -> Result<()> {
+    let toolkit = toolkit("nvcc", &NVCC)?;
+    let mut path = toolkit.join("bin").into_os_string();
+    if let Some(rest) = std::env::var_os("PATH") {
+        path.push(":");
+        path.push(rest);
+    }
+    let mut command = cargo::cargo(&["check", "--release", "--workspace", "--features", "cuda"]);
+    command.env("PATH", path).env("CUDA_HOME", &toolkit);
+    // A build on a machine without a GPU has to be told for which: an H100 here.
+    if std::env::var_os("CUDA_COMPUTE_CAP").is_none() {
+        command.env("CUDA_COMPUTE_CAP", "90");
+    }
+    cargo::run(command)
+}
