@@ -16,11 +16,18 @@ mod cuda;
 mod driver;
 mod emulator;
 mod error;
+mod linear;
+mod loss;
 mod memory;
 mod nvrtc;
 
 pub use conv::{Epilogue, conv_backward_input, conv_backward_weight, conv_forward};
 pub use driver::Gpu;
 pub use error::GpuError;
+pub use linear::{linear_backward, linear_forward};
+pub use loss::{
+    InfoNceMemory, Labels, Target, cross_entropy, info_nce, l2_normalize, l2_normalize_backward,
+    mean, relu_backward, relu_forward, softmax, top1,
+};
 pub use memory::{Activation, Buffer, Element, View, ViewMut};
 pub use nvrtc::{Compiled, KernelResources, compile, modules};
