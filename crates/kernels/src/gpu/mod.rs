@@ -20,6 +20,7 @@ mod linear;
 mod loss;
 mod memory;
 mod nvrtc;
+mod optimiser;
 
 pub use conv::{Epilogue, conv_backward_input, conv_backward_weight, conv_forward};
 pub use driver::Gpu;
@@ -31,3 +32,4 @@ pub use loss::{
 };
 pub use memory::{Activation, Buffer, Element, View, ViewMut};
 pub use nvrtc::{Compiled, KernelResources, compile, modules};
+pub use optimiser::{Sgd, WorkTable, drain_into, ema_update, sgd_step};

@@ -6,6 +6,7 @@ mod linear;
 mod loss;
 #[path = "../noise/mod.rs"]
 mod noise;
+mod optimiser;
 #[allow(dead_code, reason = "shared with the tests of the CPU's functions, which need all of it")]
 #[path = "../elementwise/reference.rs"]
 mod reference;
