@@ -6,7 +6,8 @@
 //! the classifier, losses. A convolution multiplies bf16 on tensor cores and adds up in f32, or computes in f32
 //! throughout. All sums have one order: the same inputs give the same bits on every run and every card of one generation.
 //!
-//! Calls return when the work is queued, and it runs in the order of the calls; [`Buffer::to_vec`] waits for it.
+//! Calls return when the work is queued, and it runs in the order of the calls; [`Buffer::to_vec`] waits for it. Losses,
+//! norms and counts are therefore written into one number of the caller's, who reads it when there is time.
 //!
 //! The same sources run in tests on a CPU ([`Gpu::emulated`]), one block after the other.
 
