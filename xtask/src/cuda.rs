@@ -125,58 +125,42 @@ fn compiler() -> String {
     std::env::var("CXX").unwrap_or_else(|_| "g++".into())
 }
 
-/// The kernels' sources as a library for the CPU, built anew where a source is newer.
+/// The kernels' sources as a library for the CPU, built anew where a source is newer. They are one translation unit: two
+/// of them with structures of one name would silently share the first one's functions.
 fn emulator() -> Result<PathBuf> {
     let sources = root().join("crates/kernels/cuda");
     let folder = target().join("cuda").join("emulator");
     std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
     let library = folder.join("libslimtau_emulator.so");
-    let mut units = vec![sources.join("host/emulator.cpp")];
-    units.extend(files(&sources, "cu")?);
-    let mut all = files(&sources, "cuh")?;
+    let mut units = files(&sources, "cu")?;
+    units.sort();
+    units.push(sources.join("host/emulator.cpp"));
+    let mut all = units.clone();
+    all.extend(files(&sources, "cuh")?);
     all.extend(files(&sources.join("host"), "h")?);
-    let headers = newest(&all)?;
-
-    let flags = [
+    let changed = newest(&all)?;
+    let built = std::fs::metadata(&library).and_then(|m| m.modified());
+    if built.is_ok_and(|built| built > changed) {
+        return Ok(library);
+    }
+    let unit = folder.join("kernels.cpp");
+    let lines = units.iter().map(|u| format!("#include \"{}\"\n", u.display()));
+    std::fs::write(&unit, lines.collect::<String>()).with_context(|| unit.display().to_string())?;
+    let mut command = Command::new(compiler());
+    command.args([
         "-std=c++17",
-        "-O2",
+        "-O1",
         "-g",
         "-fPIC",
+        "-shared",
         "-Wall",
         "-Wextra",
         "-Werror",
-        "-Wno-unknown-pragmas",
-        "-Wno-clobbered",
+        "-Wno-unknown-pragmas", // #pragma unroll
+        "-Wno-clobbered",       // swapcontext returns twice, as far as the compiler knows
         "-fsanitize=address,undefined",
-        "-fno-omit-frame-pointer",
-    ];
-    let mut objects = Vec::new();
-    let mut running = Vec::new();
-    for unit in &units {
-        let name = unit.file_name().context("a source has a name")?;
-        let object = folder.join(name).with_extension("o");
-        let changed = std::fs::metadata(unit)?.modified()?.max(headers);
-        let built = std::fs::metadata(&object).and_then(|m| m.modified());
-        if built.map_or(true, |built| built < changed) {
-            let mut command = Command::new(compiler());
-            command.args(flags).arg("-I").arg(&sources).args(["-x", "c++", "-c"]);
-            command.arg(unit).arg("-o").arg(&object);
-            let child =
-                command.spawn().with_context(|| format!("cannot start `{}`", compiler()))?;
-            running.push((unit, child));
-        }
-        objects.push(object);
-    }
-    let mut failed = Vec::new();
-    for (unit, mut child) in running {
-        if !child.wait()?.success() {
-            failed.push(unit.display().to_string());
-        }
-    }
-    ensure!(failed.is_empty(), "`{}` refuses {}", compiler(), failed.join(", "));
-    let mut command = Command::new(compiler());
-    command.args(["-shared", "-fsanitize=address,undefined"]).args(&objects);
-    command.arg("-o").arg(&library);
+    ]);
+    command.arg("-I").arg(&sources).arg(&unit).arg("-o").arg(&library);
     cargo::run(command)?;
     Ok(library)
 }

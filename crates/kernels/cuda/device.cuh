@@ -125,3 +125,34 @@ DEVICE void multiply_add(float (&sums)[4], const u32 (&a)[4], u32 b0, u32 b1) {
 
 DEVICE float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
 #endif
+
+DEVICE double shuffle_xor(double value, int mask) {
+#ifdef __CUDACC__
+    return __shfl_xor_sync(0xffffffffu, value, mask);
+#else
+    float halves[2];
+    memcpy(halves, &value, 8);
+    for (float &half : halves) half = shuffle_xor(half, mask);
+    memcpy(&value, halves, 8);
+    return value;
+#endif
+}
+
+// The sum over a warp, the same bits in every lane.
+template <class T> DEVICE T warp_sum(T value) {
+#pragma unroll
+    for (int mask = 16; mask > 0; mask /= 2) value += shuffle_xor(value, mask);
+    return value;
+}
+
+// The sum over a block of `THREADS`, in thread 0, through its first THREADS / 32 doubles of shared memory.
+template <int THREADS> DEVICE double block_sum(double value) {
+    double *sums = reinterpret_cast<double *>(shared_memory());
+    value = warp_sum(value);
+    if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = value;
+    __syncthreads();
+    double total = 0.0;
+    if (threadIdx.x == 0)
+        for (int warp = 0; warp < THREADS / 32; warp++) total += sums[warp];
+    return total;
+}

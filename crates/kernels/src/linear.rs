@@ -26,7 +26,8 @@ const ROWS: usize = 32;
 const OUTPUTS: usize = 64;
 
 impl LinearShape {
-    fn check(&self, x: &[f32], weight: &[f32], y: &[f32]) {
+    /// Panics unless the sizes are consistent and the three slices have the lengths they call for.
+    pub(crate) fn check(&self, x: usize, weight: usize, y: usize) {
         assert!(
             0 < self.inputs && self.inputs <= self.full_inputs && self.outputs > 0,
             "a linear layer of {} of {} inputs and {} outputs",
@@ -34,9 +35,9 @@ impl LinearShape {
             self.full_inputs,
             self.outputs
         );
-        assert_eq!(x.len(), self.rows * self.inputs, "length of x");
-        assert_eq!(weight.len(), self.outputs * self.full_inputs, "length of the weight");
-        assert_eq!(y.len(), self.rows * self.outputs, "length of y");
+        assert_eq!(x, self.rows * self.inputs, "length of x");
+        assert_eq!(weight, self.outputs * self.full_inputs, "length of the weight");
+        assert_eq!(y, self.rows * self.outputs, "length of y");
     }
 }
 
@@ -46,7 +47,7 @@ impl LinearShape {
 /// When a length is wrong, a dimension zero, or `inputs > full_inputs`.
 pub fn linear_forward(shape: &LinearShape, x: &[f32], weight: &[f32], bias: &[f32], y: &mut [f32]) {
     let _span = tracing::trace_span!("linear").entered();
-    shape.check(x, weight, y);
+    shape.check(x.len(), weight.len(), y.len());
     let LinearShape { inputs, outputs, full_inputs, .. } = *shape;
     assert_eq!(bias.len(), outputs, "length of the bias");
     y.par_chunks_mut(ROWS * outputs).zip(x.par_chunks(ROWS * inputs)).for_each(|(y, x)| {
@@ -74,7 +75,7 @@ pub fn linear_backward(
     grad_bias: &mut [f32],
 ) {
     let _span = tracing::trace_span!("linear").entered();
-    shape.check(x, weight, grad_y);
+    shape.check(x.len(), weight.len(), grad_y.len());
     let LinearShape { rows, inputs, outputs, full_inputs } = *shape;
     assert_eq!(grad_weight.len(), weight.len(), "length of grad_weight");
     assert_eq!(grad_bias.len(), outputs, "length of grad_bias");

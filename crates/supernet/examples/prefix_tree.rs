@@ -33,7 +33,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         tree.infer(
             &mut session,
             &params,
-            Statistics::Shared(&buffers),
+            Statistics::Shared(&buffers[..]),
             &batch,
             |place, logits| {
                 found[place] = logits.to_vec();

@@ -82,8 +82,8 @@ struct Tile {
     kernels: [&'static str; 3],
 }
 
-const FORWARD: usize = 0;
-const BACKWARD_INPUT: usize = 1;
+pub(super) const FORWARD: usize = 0;
+pub(super) const BACKWARD_INPUT: usize = 1;
 const BACKWARD_WEIGHT: usize = 2;
 
 macro_rules! tile {
@@ -220,7 +220,7 @@ pub(super) struct End {
     pub accumulate: bool,
 }
 
-fn int(n: usize) -> i32 {
+pub(super) fn int(n: usize) -> i32 {
     i32::try_from(n).unwrap_or_else(|_| panic!("{n} is too large for a GPU kernel"))
 }
 

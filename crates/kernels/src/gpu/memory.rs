@@ -266,6 +266,9 @@ impl<'a, T: Element> ViewMut<'a, T> {
     /// When the lengths differ.
     pub fn upload(&mut self, values: &[T]) -> Result<(), GpuError> {
         assert_eq!(values.len(), self.0.len, "values for a buffer");
+        if values.is_empty() {
+            return Ok(()); // perhaps at no address
+        }
         // SAFETY: the bytes of initialised plain numbers, borrowed.
         let bytes =
             unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) };
@@ -281,6 +284,9 @@ impl<'a, T: Element> ViewMut<'a, T> {
     /// When the lengths differ.
     pub fn copy_from(&mut self, from: View<'_, T>) -> Result<(), GpuError> {
         assert_eq!(from.len, self.0.len, "values for a buffer");
+        if from.is_empty() {
+            return Ok(());
+        }
         self.0.gpu.driver.copy(from.address, self.0.address, from.len * size_of::<T>())
     }
 
@@ -289,6 +295,9 @@ impl<'a, T: Element> ViewMut<'a, T> {
     /// # Errors
     /// When the driver refuses.
     pub fn clear(&mut self) -> Result<(), GpuError> {
+        if self.is_empty() {
+            return Ok(());
+        }
         self.0.gpu.driver.clear(self.0.address, self.0.len * size_of::<T>())
     }
 

@@ -6,7 +6,8 @@
 //! the classifier, losses. A convolution multiplies bf16 on tensor cores and adds up in f32, or computes in f32
 //! throughout. All sums have one order: the same inputs give the same bits on every run and every card of one generation.
 //!
-//! Calls return when the work is queued, and it runs in the order of the calls; [`Buffer::to_vec`] waits for it.
+//! Calls return when the work is queued, and it runs in the order of the calls; [`Buffer::to_vec`] waits for it. Losses,
+//! norms and counts are therefore written into one number of the caller's, who reads it when there is time.
 //!
 //! The same sources run in tests on a CPU ([`Gpu::emulated`]), one block after the other.
 
@@ -16,11 +17,20 @@ mod cuda;
 mod driver;
 mod emulator;
 mod error;
+mod linear;
+mod loss;
 mod memory;
 mod nvrtc;
+mod optimiser;
 
 pub use conv::{Epilogue, conv_backward_input, conv_backward_weight, conv_forward};
 pub use driver::Gpu;
 pub use error::GpuError;
+pub use linear::{linear_backward, linear_forward};
+pub use loss::{
+    InfoNceMemory, Labels, Target, cross_entropy, info_nce, l2_normalize, l2_normalize_backward,
+    mean, relu_backward, relu_forward, softmax, top1,
+};
 pub use memory::{Activation, Buffer, Element, View, ViewMut};
 pub use nvrtc::{Compiled, KernelResources, compile, modules};
+pub use optimiser::{Sgd, WorkTable, drain_into, ema_update, sgd_step};

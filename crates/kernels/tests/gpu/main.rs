@@ -2,9 +2,15 @@
 //! one or the other, so they run by `cargo xtask cuda test`.
 
 mod conv;
+mod linear;
+mod loss;
 #[path = "../noise/mod.rs"]
 mod noise;
 mod nvrtc;
+mod optimiser;
+#[allow(dead_code, reason = "shared with the tests of the CPU's functions, which need all of it")]
+#[path = "../elementwise/reference.rs"]
+mod reference;
 
 use slimtau_kernels::gpu::{Activation, Buffer, Element, Gpu};
 use std::sync::LazyLock;
@@ -39,4 +45,31 @@ fn rounded<T: Activation>(values: &[f32]) -> (Vec<T>, Vec<f32>) {
 /// Half a unit in the last place of a `T`, relative to the value.
 fn unit<T: Activation>() -> f64 {
     if size_of::<T>() == 2 { 1.0 / 256.0 } else { f64::from(f32::EPSILON) / 2.0 }
+}
+
+/// What `run` gives on every GPU, twice on each: always the same bits.
+fn same_everywhere(run: impl Fn(&Gpu) -> Vec<Vec<f32>>) -> Vec<Vec<f32>> {
+    let bits = |values: &[Vec<f32>]| -> Vec<Vec<u32>> {
+        values.iter().map(|v| v.iter().map(|x| x.to_bits()).collect()).collect()
+    };
+    let first = run(&GPUS[0]);
+    for gpu in GPUS.iter().rev() {
+        assert_eq!(bits(&run(gpu)), bits(&first), "other bits in another order or run");
+    }
+    first
+}
+
+fn wide(x: &[f32]) -> Vec<f64> {
+    x.iter().map(|&v| f64::from(v)).collect()
+}
+
+/// Every element within `tolerance`, relative to the larger of 1 and the largest expected magnitude.
+#[track_caller]
+fn assert_close(what: &str, got: &[f32], want: &[f64], tolerance: f64) {
+    assert_eq!(got.len(), want.len(), "{what}: lengths");
+    let largest = want.iter().fold(1.0f64, |m, v| m.max(v.abs()));
+    for (i, (&g, &w)) in got.iter().zip(want).enumerate() {
+        let error = (f64::from(g) - w).abs();
+        assert!(error <= tolerance * largest, "{what}[{i}] = {g}, not {w} (+-{tolerance})");
+    }
 }
