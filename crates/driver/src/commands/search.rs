@@ -118,8 +118,9 @@ pub fn run(args: &Search) -> Result<()> {
     if let Some(most) = args.max_latency {
         ensure!(most.is_finite() && most > 0.0, "--max-latency {most}: milliseconds above 0");
     }
-    let space = args.supernet.space()?;
-    let costs = CostModel::new(&space);
+    let setting = args.supernet.resolve()?;
+    let space = &setting.space;
+    let costs = CostModel::new(space);
     let least = costs.costs(&space.smallest());
     for (option, limit, least) in
         [("--max-params", args.max_params, least.params), ("--max-macs", args.max_macs, least.macs)]
@@ -128,7 +129,7 @@ pub fn run(args: &Search) -> Result<()> {
             bail!("{option} {limit}: the smallest network of {} has {least}", space.name);
         }
     }
-    let supernet = args.supernet.open(space)?;
+    let supernet = args.supernet.open(setting)?;
     let [searched, other] = halves(&supernet.data)?;
     let measures = args.cost == CostKind::Latency || args.max_latency.is_some();
     let latency = measures.then(|| {
@@ -223,7 +224,7 @@ fn halves(data: &Data) -> Result<[Data; 2]> {
 /// A supernet that answers a search.
 struct Inheriting<'a> {
     args: &'a Search,
-    supernet: &'a Supernet<'a>,
+    supernet: &'a Supernet,
     costs: CostModel,
     evaluator: Evaluator,
     log: Log,

@@ -1,6 +1,6 @@
 //! What a long evaluation has found so far: a file that only grows, so that a killed one goes on.
 
-use super::evaluator::Tally;
+use super::evaluator::{EvalSettings, Tally};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use slimtau_base::{FileError, read_text};
@@ -42,11 +42,9 @@ impl Evaluation {
         space: &SearchSpace,
         weights: &Weights,
         data: &Data,
-        crop: EvalCrop,
-        bn: BnMode,
-        batch: usize,
-        recalibration_batches: usize,
+        settings: EvalSettings,
     ) -> Self {
+        let EvalSettings { crop, bn, batch, recalibration_batches } = settings;
         let hash = blake3::hash(space.to_toml().as_bytes()).to_hex();
         Self {
             checkpoint: hash_of(weights.params.iter().chain(&weights.buffers)),

@@ -19,8 +19,8 @@ mod standalone;
 mod summary;
 mod supervised;
 
-pub use data::{of_run as open_run_data, open_data};
-pub use evaluator::{CHUNK, Evaluator, KEPT_BYTES, calibration, percent};
+pub use data::{check_recorded, of_run as open_run_data, recorded_images, recorded_space};
+pub use evaluator::{CHUNK, EvalSettings, Evaluator, KEPT_BYTES, calibration, percent};
 use ground_truth::GroundTruth;
 pub use ground_truth::{GroundTruthArgs, run as ground_truth};
 use jobs::Parallel;
@@ -37,7 +37,7 @@ use anyhow::{Context, Result, bail};
 use slimtau_base::{read_text, write_atomic};
 use slimtau_data::Data;
 use slimtau_space::SearchSpace;
-use slimtau_supernet::{BnMode, Layout};
+use slimtau_supernet::Layout;
 use slimtau_train::{Outcome, StageSettings, TrainState, clean_temporaries, run_stage};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -279,14 +279,8 @@ impl Run {
     /// What `config.toml` in the run's folder says: `configuration`, and as comments what it
     /// names but does not hold, so that a space file or a dataset that changed since is noticed.
     fn identity(&self, configuration: &str) -> String {
-        let space = blake3::hash(self.space.to_toml().as_bytes()).to_hex();
-        format!(
-            "# space {}: {}\n# training: {}\n# validation: {}\n\n{configuration}",
-            self.space.name,
-            &space[..16],
-            self.data.train.describe(),
-            self.data.validation.describe()
-        )
+        let [training, validation] = recorded_images(&self.data);
+        format!("{}\n{training}\n{validation}\n\n{configuration}", recorded_space(&self.space))
     }
 
     /// The folder of a stage: its own, or one that all runs of an experiment share whose results
@@ -395,11 +389,6 @@ impl Run {
                 checksum: None,
             })
             .to_vec()
-    }
-
-    /// The treatment of BN statistics in evaluation.
-    fn inherited_bn(&self) -> BnMode {
-        self.config.inherit.bn.unwrap_or(self.config.ccfs.bn).into()
     }
 
     fn interrupted(&self) -> bool {

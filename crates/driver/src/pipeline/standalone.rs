@@ -1,7 +1,7 @@
 //! Stage 4: every subnet alone, from its own initial weights, several times.
 
 use super::Run;
-use super::evaluator::Evaluator;
+use super::evaluator::{EvalSettings, Evaluator};
 use super::ground_truth::GroundTruth;
 use super::results::{StandaloneResult, read_json, subnets, write_json};
 use super::stages::{learner_config, train_loader};
@@ -210,9 +210,8 @@ pub fn train(
     }
     let bar = Bar::new("standalone", trainings.len() as u64 * run.config.standalone.steps);
     let evaluator = || {
-        let (layout, batch) = (Arc::clone(&run.layout), run.config.inherit.batch);
-        let crop = run.config.data.evaluation();
-        Evaluator::new(&run.space, layout, &run.data, crop, BnMode::Tracked, batch, 1)
+        let settings = EvalSettings { bn: BnMode::Tracked, ..EvalSettings::of_run(&run.config) };
+        Evaluator::new(&run.space, Arc::clone(&run.layout), &run.data, settings)
     };
     let finished = AtomicU64::new(0);
     let stopped = AtomicU64::new(0);
