@@ -50,6 +50,16 @@ pub fn learner_config(optimizer: &Optimizer, bn: BnMode, bn_momentum: f32) -> Le
     LearnerConfig { sgd: optimizer.sgd(), bn, bn_momentum, label_weight: 1.0, teacher_weight: 1.0 }
 }
 
+/// Refuses `teacher.weights` that cannot be used, where stage 0 is still to use them.
+pub fn check_given(run: &Run, fresh: bool) -> Result<()> {
+    if let Some(given) = &run.config.teacher.weights
+        && (fresh || !run.weights_path("teacher").is_file())
+    {
+        import(&run.layout, given)?;
+    }
+    Ok(())
+}
+
 /// Stage 0: the largest network with labels.
 pub fn teacher(run: &Run) -> Result<Outcome> {
     let (config, layout) = (&run.config, &run.layout);
