@@ -31,6 +31,28 @@ pub enum FileError {
         /// What is wrong with it.
         problem: String,
     },
+    /// A tensor is not in a file.
+    #[error("{}: tensor `{name}` {expected:?} is missing", path.display())]
+    MissingTensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// The shape that it should have.
+        expected: Vec<usize>,
+    },
+    /// A tensor in a file has another shape than it should.
+    #[error("{}: tensor `{name}` has shape {got:?}, expected {expected:?}", path.display())]
+    TensorShape {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// The file's.
+        got: Vec<usize>,
+        /// The shape that it should have.
+        expected: Vec<usize>,
+    },
 }
 
 impl FileError {

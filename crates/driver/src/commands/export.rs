@@ -2,6 +2,7 @@
 
 use super::inherited::{Setting, SettingArgs};
 use crate::pipeline::calibration;
+use crate::weights::{self, Of};
 use anyhow::{Result, bail, ensure};
 use slimtau_supernet::{BnMode, Layout, OnnxNorms, Plan, Session, Weights, recalibrate};
 use std::collections::BTreeMap;
@@ -76,7 +77,11 @@ pub fn run(args: &Export) -> Result<()> {
         let plan = Plan::subnet(space, &layout, &arch)?;
         (layout, plan)
     };
-    let mut weights = Weights::load(&layout, &args.checkpoint)?;
+    let of = match args.standalone {
+        true => Of::Standalone(space, &args.arch),
+        false => Of::Supernet(space),
+    };
+    let mut weights = weights::load(&layout, &args.checkpoint, of)?;
     let mut statistics = "the checkpoint's".to_owned();
     if setting.settings.bn == BnMode::Recalibrated {
         statistics = measure(&setting, &plan, &mut weights)?;

@@ -6,6 +6,7 @@ use crate::pipeline::{
     recorded_space,
 };
 use crate::progress::Bar;
+use crate::weights::{self, Of};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use slimtau_base::read_text;
 use slimtau_data::Data;
@@ -212,7 +213,7 @@ impl Inherited {
     /// Reads weights and finds the images of the space.
     pub fn open(&self, setting: Setting) -> Result<Supernet> {
         let layout = Layout::supernet(&setting.space)?;
-        let weights = Weights::load(&layout, &self.checkpoint)?;
+        let weights = weights::load(&layout, &self.checkpoint, Of::Supernet(&setting.space))?;
         let data = setting.open_data()?;
         let Setting { space, settings, .. } = setting;
         Ok(Supernet { space, layout, weights, data, settings })
