@@ -63,6 +63,8 @@ def save_pictures():
     jpeg("grey", grey)
     jpeg("rgb", image, keep_rgb=True)  # no YCbCr: stored as it is
     jpeg("cmyk", image.convert("CMYK"))
+    jpeg("ycck", ycck_channels(image), quality=80)
+    say_ycck(FOLDER / "ycck.jpg")
     jpeg("progressive_grey", odd.convert("L"), progressive=True)
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees, which the loaders do not
@@ -81,6 +83,27 @@ def save_pictures():
     wide = array[::2, ::2] * 257 + numpy.mgrid[0:24, 0:32][1][..., None].astype("uint16") * 7
     write_png16(FOLDER / "wide.png", wide)
     return sorted(p.stem for p in FOLDER.iterdir() if p.suffix in (".jpg", ".png"))
+
+
+def ycck_channels(image):
+    """Channels of which Pillow makes those of a YCCK file, which it reads but does not write: it stores their inverse.
+
+    Decoders give C = 255 - R and so on, of the file's YCbCr, and K as it is; Pillow takes all four as inverse once more.
+    """
+    cmy = 255 - numpy.asarray(image).astype("int32")
+    black = cmy.min(-1, keepdims=True) // 2
+    cmy = 255 * (cmy - black) // (255 - black)
+    ycbcr = numpy.asarray(Image.fromarray(cmy.astype("uint8")).convert("YCbCr"))
+    return Image.fromarray(numpy.dstack([255 - ycbcr, black]).astype("uint8"), "CMYK")
+
+
+def say_ycck(path):
+    """Changes the colour transform in the Adobe marker from none, as Pillow has it, to YCCK."""
+    data = bytearray(path.read_bytes())
+    transform = data.index(b"Adobe") + 11
+    assert data[transform] == 0
+    data[transform] = 2
+    path.write_bytes(data)
 
 
 def write_png16(path, array):

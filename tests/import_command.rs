@@ -92,6 +92,7 @@ fn files_that_do_not_fit() {
         "plain.pth",
         "no place for `blocks.2.downsample.0.weight` and 21 more",
         "`blocks.0` to `blocks.5`",
+        "another --space than narrow",
     ];
     refused(&golden("plain.pth"), &narrow, &wrong);
 }
@@ -122,4 +123,12 @@ fn a_runs_teacher() {
     put(case.folder.path(), "bad.pth", "PK\x03\x04 and no more");
     let (finished, _) = with_weights("bad.pth");
     assert_refused(&finished, &["bad.pth", "damaged"]);
+    let wider = narrow_space(16, 1).replace("width = 16", "width = 24");
+    put(case.folder.path(), "narrow.toml", wider);
+    let (finished, _) = with_weights("theirs.safetensors");
+    assert_refused(&finished, &["another configuration"]);
+    std::fs::remove_dir_all(case.at("theirs.out")).unwrap();
+    let (finished, _) = with_weights("theirs.safetensors");
+    let likely = "another space than narrow";
+    assert_refused(&finished, &["teacher.weights", "theirs.safetensors", "has shape [16", likely]);
 }

@@ -183,5 +183,6 @@ fn senseless_searches_are_refused() {
             case.search("none", words)
         };
         assert_refused(&finished, needles);
+        assert!(!case.at("none").exists(), "{words:?}");
     }
 }

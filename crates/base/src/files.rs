@@ -31,6 +31,28 @@ pub enum FileError {
         /// What is wrong with it.
         problem: String,
     },
+    /// A tensor is not in a file.
+    #[error("{}: tensor `{name}` {expected:?} is missing", path.display())]
+    MissingTensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// The shape that it should have.
+        expected: Vec<usize>,
+    },
+    /// A tensor in a file has another shape than it should.
+    #[error("{}: tensor `{name}` has shape {got:?}, expected {expected:?}", path.display())]
+    TensorShape {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// The file's.
+        got: Vec<usize>,
+        /// The shape that it should have.
+        expected: Vec<usize>,
+    },
 }
 
 impl FileError {
@@ -61,10 +83,39 @@ pub fn read_text(path: &Path) -> Result<String, FileError> {
     })
 }
 
+/// The folders on the way to one that a command has made, for it to take back when it has nothing to put there.
+#[derive(Debug)]
+pub struct NewFolders(Vec<PathBuf>);
+
+impl NewFolders {
+    /// Makes a folder and those above it, as far as they are missing.
+    ///
+    /// # Errors
+    /// The system's reason; nothing new is left then.
+    pub fn make(folder: &Path) -> io::Result<Self> {
+        let on_the_way = folder.ancestors().filter(|f| !f.as_os_str().is_empty());
+        let missing = on_the_way.take_while(|f| !f.exists()).map(Path::to_path_buf);
+        let new = Self(missing.collect());
+        match fs::create_dir_all(folder) {
+            Ok(()) => Ok(new),
+            Err(error) => {
+                new.take_back();
+                Err(error)
+            }
+        }
+    }
+
+    /// Removes those that are empty.
+    pub fn take_back(&self) {
+        // Innermost first; the first that somebody has put something into ends it.
+        let _ = self.0.iter().try_for_each(fs::remove_dir);
+    }
+}
+
 /// Writes `path` so that at every moment it holds either its old or its new contents: a temporary
 /// file beside it is filled by `fill`, synced, renamed over it, and the folder synced.
 ///
-/// Missing parent folders are made. After an error (a full disk, say) the temporary file is gone.
+/// Missing parent folders are made. After an error (a full disk, say) they and the temporary file are gone.
 ///
 /// # Errors
 /// [`FileError::Write`] with the system's reason.
@@ -80,7 +131,7 @@ pub fn write_atomic(
     let name = path
         .file_name()
         .ok_or_else(|| fail(io::Error::new(io::ErrorKind::InvalidInput, "not a file name")))?;
-    fs::create_dir_all(folder).map_err(fail)?;
+    let new_folders = NewFolders::make(folder).map_err(fail)?;
     // The process id keeps two programs that write the same file from sharing a temporary one.
     let mut temporary_name = std::ffi::OsString::from(".");
     temporary_name.push(name);
@@ -97,6 +148,7 @@ pub fn write_atomic(
     })();
     written.map_err(|source| {
         let _ = fs::remove_file(&temporary);
+        new_folders.take_back();
         fail(source)
     })
 }
@@ -121,10 +173,20 @@ mod tests {
     }
 
     #[test]
-    fn folders_are_made() {
+    fn folders_are_made_and_go_with_what_failed() {
         let folder = tempfile::tempdir().unwrap();
+        let fails = |path: &str| {
+            write_atomic(&folder.path().join(path), |_| Err(io::Error::other("no"))).unwrap_err();
+        };
+        fails("x/y/z.bin");
+        assert!(!folder.path().join("x").exists());
+        fs::write(folder.path().join("file"), "").unwrap();
+        assert!(NewFolders::make(&folder.path().join("file/x")).is_err());
+        assert!(NewFolders::make(&folder.path().join("file")).is_err());
         let path = folder.path().join("x/y/z.bin");
         write_atomic(&path, |w| w.write_all(&[1, 2])).unwrap();
         assert_eq!(read_bytes(&path).unwrap(), [1, 2]);
+        fails("x/y/other/z.bin");
+        assert!(path.is_file() && !folder.path().join("x/y/other").exists());
     }
 }

@@ -19,6 +19,6 @@ mod tensors;
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-pub use files::{FileError, read_bytes, read_text, write_atomic};
+pub use files::{FileError, NewFolders, read_bytes, read_text, write_atomic};
 pub use streams::{Stream, fill_normal, stream};
 pub use tensors::{NamedTensor, TensorFile};

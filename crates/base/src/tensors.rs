@@ -118,21 +118,19 @@ impl TensorFile {
     /// Takes the tensor `name` out, checking its shape.
     ///
     /// # Errors
-    /// When it is missing or of another shape; `path` is named in the message.
+    /// [`FileError::MissingTensor`] or [`FileError::TensorShape`], which name `path`.
     pub fn take(
         &mut self,
         path: &Path,
         name: &str,
         shape: &[usize],
     ) -> Result<Vec<f32>, FileError> {
-        let tensor = self.tensors.remove(name).ok_or_else(|| {
-            FileError::contents(path, format!("tensor `{name}` {shape:?} is missing"))
-        })?;
+        let (path, name, expected) = (path.to_owned(), name.to_owned(), shape.to_vec());
+        let Some(tensor) = self.tensors.remove(&name) else {
+            return Err(FileError::MissingTensor { path, name, expected });
+        };
         if tensor.shape != shape {
-            return Err(FileError::contents(
-                path,
-                format!("tensor `{name}` has shape {:?}, expected {shape:?}", tensor.shape),
-            ));
+            return Err(FileError::TensorShape { path, name, got: tensor.shape, expected });
         }
         Ok(tensor.data)
     }

@@ -127,6 +127,7 @@ fn damaged_bytes_are_errors_or_images() {
         "progressive420.jpg",
         "restarts.jpg",
         "cmyk.jpg",
+        "ycck.jpg",
         "grey.jpg",
         "alpha.png",
     ] {

@@ -4,7 +4,7 @@
 mod data;
 mod methods;
 
-pub use data::{Composed, Corrupt, Data};
+pub use data::{Composed, Corrupt, CropFraction, Data};
 pub use methods::{Dynamic, PaDa};
 
 use crate::report::experiment::check_row;

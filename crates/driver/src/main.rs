@@ -8,6 +8,7 @@ mod machine;
 mod pipeline;
 mod progress;
 mod report;
+mod weights;
 
 use clap::{Args, Parser, Subcommand};
 use std::path::Path;

@@ -1,10 +1,9 @@
 //! `slimtau export`: one subnet as a network of its own.
 
-use super::inherited::Reading;
-use crate::SpaceArg;
+use super::inherited::{Setting, SettingArgs};
 use crate::pipeline::calibration;
+use crate::weights::{self, Of};
 use anyhow::{Result, bail, ensure};
-use slimtau_space::SearchSpace;
 use slimtau_supernet::{BnMode, Layout, OnnxNorms, Plan, Session, Weights, recalibrate};
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -18,11 +17,12 @@ use std::path::{Path, PathBuf};
 ///
 /// Batch norm needs statistics. Those in the checkpoint are shared by all subnets; where the supernet was trained with
 /// bn = "recalibrated" they belong to none, and --bn recalibrated measures the subnet's own on training images, as
-/// `rank eval` does before it evaluates.
+/// `rank eval` does before it evaluates; the options on images are for that alone. With --standalone, --bn says so and not
+/// --config: a network trained alone has statistics of its own.
 #[derive(clap::Args)]
 pub struct Export {
     #[command(flatten)]
-    space: SpaceArg,
+    setting: SettingArgs,
     /// Weights of the supernet (safetensors)
     #[arg(long, value_name = "FILE")]
     checkpoint: PathBuf,
@@ -38,20 +38,6 @@ pub struct Export {
     /// ONNX: leave batch norm as operators of its own instead of folding it into the convolutions
     #[arg(long)]
     keep_norms: bool,
-    /// tracked, frozen (both: the checkpoint's statistics) or recalibrated for the subnet
-    #[arg(long, default_value_t = BnMode::Tracked)]
-    bn: BnMode,
-    /// With --bn recalibrated: `embedded`, `auto`, or a folder [default: embedded]
-    #[arg(long, value_name = "SOURCE")]
-    data: Option<String>,
-    #[command(flatten)]
-    reading: Reading,
-    /// With --bn recalibrated: training batches that statistics are measured on [default: 8]
-    #[arg(long, value_name = "N")]
-    recalibration_batches: Option<usize>,
-    /// With --bn recalibrated: images per batch [default: 250]
-    #[arg(long, value_name = "N")]
-    batch: Option<usize>,
 }
 
 /// What the output is for.
@@ -77,8 +63,9 @@ impl Format {
 /// Runs the command.
 pub fn run(args: &Export) -> Result<()> {
     let format = Format::of(&args.output)?;
-    check(args, format)?;
-    let space = args.space.load()?;
+    let setting = args.setting.resolve(args.standalone)?;
+    check(args, format, setting.settings.bn)?;
+    let space = &setting.space;
     let arch = space.parse(&args.arch)?;
     let (layout, plan) = if args.standalone {
         let network = space.resolve(&arch)?;
@@ -86,14 +73,18 @@ pub fn run(args: &Export) -> Result<()> {
         let plan = Plan::new(&network, &layout)?;
         (layout, plan)
     } else {
-        let layout = Layout::supernet(&space)?;
-        let plan = Plan::subnet(&space, &layout, &arch)?;
+        let layout = Layout::supernet(space)?;
+        let plan = Plan::subnet(space, &layout, &arch)?;
         (layout, plan)
     };
-    let mut weights = Weights::load(&layout, &args.checkpoint)?;
+    let of = match args.standalone {
+        true => Of::Standalone(space, &args.arch),
+        false => Of::Supernet(space),
+    };
+    let mut weights = weights::load(&layout, &args.checkpoint, of)?;
     let mut statistics = "the checkpoint's".to_owned();
-    if args.bn == BnMode::Recalibrated {
-        statistics = measure(args, &space, &plan, &mut weights)?;
+    if setting.settings.bn == BnMode::Recalibrated {
+        statistics = measure(&setting, &plan, &mut weights)?;
     }
 
     let network = plan.network();
@@ -140,21 +131,10 @@ pub fn run(args: &Export) -> Result<()> {
 }
 
 /// Refuses options that would have no effect, and an output that would replace its own source.
-fn check(args: &Export, format: Format) -> Result<()> {
-    if args.bn != BnMode::Recalibrated {
-        let bn = args.bn;
-        let given = [
-            ("--data", args.data.is_some()),
-            ("--recalibration-batches", args.recalibration_batches.is_some()),
-            ("--batch", args.batch.is_some()),
-        ];
-        let given = given.iter().find(|(_, given)| *given).map(|(name, _)| *name);
-        if let Some(option) = given.or(args.reading.given()) {
-            bail!("{option}: needs --bn recalibrated; --bn {bn} looks at no images");
-        }
+fn check(args: &Export, format: Format, bn: BnMode) -> Result<()> {
+    if let (true, Some(option)) = (bn != BnMode::Recalibrated, args.setting.given_for_images()) {
+        bail!("{option}: needs --bn recalibrated; --bn {bn} looks at no images");
     }
-    ensure!(args.batch != Some(0), "--batch 0: at least one image");
-    ensure!(args.recalibration_batches != Some(0), "--recalibration-batches 0: at least one");
     ensure!(
         !args.keep_norms || format == Format::Onnx,
         "--keep-norms: for .onnx only; a .safetensors file always has batch norm by itself"
@@ -172,16 +152,8 @@ fn check(args: &Export, format: Format) -> Result<()> {
 }
 
 /// Measures the subnet's own statistics, and says on how many images.
-fn measure(
-    args: &Export,
-    space: &SearchSpace,
-    plan: &Plan,
-    weights: &mut Weights,
-) -> Result<String> {
-    let data = args.reading.open(args.data.as_deref().unwrap_or("embedded"), space)?;
-    let batches = args.recalibration_batches.unwrap_or(8);
-    let crop = args.reading.crop();
-    let images = calibration(&data, crop, args.batch.unwrap_or(250), batches)?;
+fn measure(setting: &Setting, plan: &Plan, weights: &mut Weights) -> Result<String> {
+    let images = calibration(&setting.open_data()?, setting.settings)?;
     let Weights { params, buffers } = weights;
     let each = images.iter().map(Vec::as_slice);
     recalibrate(&mut Session::new(), plan, params, buffers, each)?;

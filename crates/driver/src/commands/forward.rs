@@ -1,9 +1,10 @@
 //! `slimtau forward`: logits of one subnet.
 
 use crate::SpaceArg;
+use crate::weights::{self, Of};
 use anyhow::{Result, bail};
 use slimtau_base::TensorFile;
-use slimtau_supernet::{Layout, Plan, Session, Weights};
+use slimtau_supernet::{Layout, Plan, Session};
 use std::path::PathBuf;
 
 /// Eval-mode logits of one subnet for the images in a safetensors file.
@@ -30,7 +31,7 @@ pub fn run(args: &Forward) -> Result<()> {
     let space = args.space.load()?;
     let layout = Layout::supernet(&space)?;
     let plan = Plan::subnet(&space, &layout, &space.parse(&args.arch)?)?;
-    let weights = Weights::load(&layout, &args.checkpoint)?;
+    let weights = weights::load(&layout, &args.checkpoint, Of::Supernet(&space))?;
     let mut input = TensorFile::read(&args.input)?;
     let shown = args.input.display();
     let Some(images) = input.tensors.remove("images") else {

@@ -1,8 +1,9 @@
 //! `slimtau import`: weights of other programs as a checkpoint.
 
 use crate::SpaceArg;
+use crate::weights;
 use anyhow::Result;
-use slimtau_supernet::{Layout, import, reorder_middle_channels};
+use slimtau_supernet::{Layout, reorder_middle_channels};
 use std::path::PathBuf;
 
 /// What `slimtau import --help` says beyond the options.
@@ -40,7 +41,7 @@ pub struct Import {
 pub fn run(args: &Import) -> Result<()> {
     let space = args.space.load()?;
     let layout = Layout::supernet(&space)?;
-    let mut imported = import(&layout, &args.input)?;
+    let mut imported = weights::import(&layout, &args.input, "--space", &space)?;
     if args.reorder {
         reorder_middle_channels(&layout, &mut imported.weights);
     }

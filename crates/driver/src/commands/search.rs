@@ -118,8 +118,9 @@ pub fn run(args: &Search) -> Result<()> {
     if let Some(most) = args.max_latency {
         ensure!(most.is_finite() && most > 0.0, "--max-latency {most}: milliseconds above 0");
     }
-    let space = args.supernet.space()?;
-    let costs = CostModel::new(&space);
+    let setting = args.supernet.resolve()?;
+    let space = &setting.space;
+    let costs = CostModel::new(space);
     let least = costs.costs(&space.smallest());
     for (option, limit, least) in
         [("--max-params", args.max_params, least.params), ("--max-macs", args.max_macs, least.macs)]
@@ -128,7 +129,7 @@ pub fn run(args: &Search) -> Result<()> {
             bail!("{option} {limit}: the smallest network of {} has {least}", space.name);
         }
     }
-    let supernet = args.supernet.open(space)?;
+    let supernet = args.supernet.open(setting)?;
     let [searched, other] = halves(&supernet.data)?;
     let measures = args.cost == CostKind::Latency || args.max_latency.is_some();
     let latency = measures.then(|| {
@@ -136,7 +137,6 @@ pub fn run(args: &Search) -> Result<()> {
         format!("batch {batch}, {threads} threads, {}", crate::machine::cpu_model())
     });
     let evaluation = Evaluation { latency, ..supernet.evaluation(&searched) };
-    std::fs::create_dir_all(&args.output).with_context(|| args.output.display().to_string())?;
     let image = supernet.space.image_size.pow(2) * supernet.space.channels;
     let mut problem = Inheriting {
         args,
@@ -151,7 +151,7 @@ pub fn run(args: &Search) -> Result<()> {
     };
     if let Some(most) = args.max_latency {
         let smallest = supernet.space.canonical(&supernet.space.smallest());
-        let time = problem.latency(&smallest)? as f64 / 1e3;
+        let time = problem.time(&smallest)? as f64 / 1e3;
         // The fastest need not be the smallest, but it is about as fast.
         let name = &supernet.space.name;
         ensure!(
@@ -223,7 +223,7 @@ fn halves(data: &Data) -> Result<[Data; 2]> {
 /// A supernet that answers a search.
 struct Inheriting<'a> {
     args: &'a Search,
-    supernet: &'a Supernet<'a>,
+    supernet: &'a Supernet,
     costs: CostModel,
     evaluator: Evaluator,
     log: Log,
@@ -235,19 +235,26 @@ struct Inheriting<'a> {
 }
 
 impl Inheriting<'_> {
-    /// The time of a pass, measured now or earlier, in microseconds.
+    /// The time of a pass in microseconds, which is measured once and remembered.
     fn latency(&mut self, arch: &Arch) -> Result<u64> {
         let code = self.supernet.space.encode(arch);
-        if let Some(time) = self.log.latency(&code) {
+        let time = self.time(arch)?;
+        if self.log.latency(&code).is_none() {
+            self.log.add_latency(&code, time)?;
+            self.bar.advance(0, &format!("{:.3} ms", time as f64 / 1e3));
+        }
+        Ok(time)
+    }
+
+    /// The time of a pass, measured now or earlier, in microseconds.
+    fn time(&mut self, arch: &Arch) -> Result<u64> {
+        if let Some(time) = self.log.latency(&self.supernet.space.encode(arch)) {
             return Ok(time);
         }
         let images = self.images.take().unwrap_or_default();
         let time = self.measure(arch, &images);
         self.images = Some(images);
-        let time = time?;
-        self.log.add_latency(&code, time)?;
-        self.bar.advance(0, &format!("{:.3} ms", time as f64 / 1e3));
-        Ok(time)
+        time
     }
 
     /// The median time of a pass, in microseconds.

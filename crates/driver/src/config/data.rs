@@ -4,6 +4,7 @@ use super::in_range;
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 use slimtau_data::{CropFlip, EvalCrop, Pipeline, ResizedCropFlip};
+use std::fmt;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -100,7 +101,34 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
+impl fmt::Display for Corrupt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Fail => "fail",
+            Self::Skip => "skip",
+        })
+    }
+}
+
 impl Data {
+    /// All images of a source as they are.
+    pub fn of_source(source: &str) -> Self {
+        Self {
+            source: source.to_owned(),
+            train_images: 0,
+            validation_images: 0,
+            crop: Crop::default(),
+            crop_padding: None,
+            min_scale: None,
+            ratio: None,
+            crop_fraction: CropFraction::default(),
+            flip: false,
+            corrupt: Corrupt::default(),
+            hold_out: 0,
+            composed: None,
+        }
+    }
+
     /// What training with labels makes of an image.
     pub fn training(&self) -> Pipeline {
         let flip_probability = if self.flip { 0.5 } else { 0.0 };

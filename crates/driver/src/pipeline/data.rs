@@ -1,7 +1,7 @@
 //! A run's images: the source, and what the configuration makes of it.
 
 use crate::config::{self, Corrupt};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use slimtau_data::{
     Composed, ComposedConfig, Data, Dataset, InMemory, Replaced, Source, Subset, hold_out, readable,
 };
@@ -10,15 +10,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Opens a source by name: `embedded`, `auto`, `kind:FOLDER`, or a folder whose kind its files tell.
-/// Its images must fit the space.
-pub fn open_data(source: &str, corrupt: Corrupt, space: &SearchSpace) -> Result<Data> {
-    let data = without_corrupt(open(source, space)?, corrupt)?;
-    check(&data, space)?;
-    Ok(data)
-}
-
-/// The images that a configuration's `[data]` table stands for.
+/// The images that a configuration's `[data]` table stands for, which must fit the space. Its source is `embedded`,
+/// `auto`, `kind:FOLDER`, or a folder or packed file whose kind its contents tell.
 pub fn of_run(config: &config::Data, space: &SearchSpace) -> Result<Data> {
     let mut data = open(&config.source, space)?;
     if config.hold_out > 0 {
@@ -46,6 +39,33 @@ pub fn of_run(config: &config::Data, space: &SearchSpace) -> Result<Data> {
     }
     check(&data, space)?;
     Ok(data)
+}
+
+/// The first line of a run's `config.toml`: the configuration names a space and images but does not hold them, so this and
+/// [`recorded_images`] let a space file or a dataset that changed since be noticed.
+pub fn recorded_space(space: &SearchSpace) -> String {
+    let hash = blake3::hash(space.to_toml().as_bytes()).to_hex();
+    format!("# space {}: {}", space.name, &hash[..16])
+}
+
+/// The second and third line.
+pub fn recorded_images(data: &Data) -> [String; 2] {
+    [
+        format!("# training: {}", data.train.describe()),
+        format!("# validation: {}", data.validation.describe()),
+    ]
+}
+
+/// Whether line `i` (from 0) of a run's `config.toml` is what it would be now. A configuration that no run has written
+/// has no such lines, and says nothing.
+pub fn check_recorded(config: &str, i: usize, now: &str) -> Result<()> {
+    let then: Vec<&str> = config.lines().take(3).collect();
+    let kinds = ["# space ", "# training: ", "# validation: "];
+    if then.len() == 3 && then.iter().zip(kinds).all(|(line, kind)| line.starts_with(kind)) {
+        let [then, now] = [then[i], now].map(|line| line.trim_start_matches("# "));
+        ensure!(then == now, "the run had {then}, but here is {now}");
+    }
+    Ok(())
 }
 
 /// Does with undecodable images as the configuration says. Each is named once on standard error, with how many

@@ -3,6 +3,7 @@
 use super::Run;
 use super::log::Log;
 use super::stages::normalization;
+use crate::config::Config;
 use crate::progress::Bar;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -36,6 +37,30 @@ pub struct Tally {
     pub batches: usize,
     /// Right answers of each subnet on them.
     pub right: Vec<usize>,
+}
+
+/// What decides an inherited accuracy besides weights and images.
+#[derive(Clone, Copy, Debug)]
+pub struct EvalSettings {
+    /// What is seen of an image.
+    pub crop: EvalCrop,
+    pub bn: BnMode,
+    /// Images per batch.
+    pub batch: usize,
+    /// Training batches that [`BnMode::Recalibrated`] measures statistics on.
+    pub recalibration_batches: usize,
+}
+
+impl EvalSettings {
+    /// Those of a run's stage 3.
+    pub fn of_run(config: &Config) -> Self {
+        Self {
+            crop: config.data.evaluation(),
+            bn: config.inherit.bn.unwrap_or(config.ccfs.bn).into(),
+            batch: config.inherit.batch,
+            recalibration_batches: config.inherit.recalibration_batches,
+        }
+    }
 }
 
 /// Measures subnets of one supernet.
@@ -97,31 +122,25 @@ impl Batches {
 }
 
 impl Evaluator {
-    /// Loads the validation set where it is small, and for [`BnMode::Recalibrated`] `calibration_batches` batches of
-    /// training images (always the same, without augmentation).
+    /// Loads the validation set where it is small, and for [`BnMode::Recalibrated`] the batches of training images that
+    /// statistics are measured on.
     pub fn new(
         space: &SearchSpace,
         layout: Arc<Layout>,
         data: &Data,
-        crop: EvalCrop,
-        bn: BnMode,
-        batch: usize,
-        calibration_batches: usize,
+        settings: EvalSettings,
     ) -> Result<Self> {
         let normalization = normalization(&*data.train)?;
-        let validation =
-            Batches::new(loader(&data.validation, crop, &normalization, batch)?, KEPT_BYTES)?;
-        let calibration = match bn {
-            BnMode::Recalibrated => first_images(
-                &loader(&data.train, crop, &normalization, batch)?,
-                calibration_batches,
-            )?,
+        let validation = loader(&data.validation, settings, &normalization)?;
+        let validation = Batches::new(validation, KEPT_BYTES)?;
+        let calibration = match settings.bn {
+            BnMode::Recalibrated => first_images(data, settings, &normalization)?,
             BnMode::Tracked | BnMode::Frozen => Vec::new(),
         };
         Ok(Self {
             space: space.clone(),
             layout,
-            bn,
+            bn: settings.bn,
             validation,
             calibration,
             session: Session::new(),
@@ -129,18 +148,9 @@ impl Evaluator {
         })
     }
 
-    /// With the run's treatment of BN statistics in evaluation, on `data`.
+    /// As the run's stage 3 evaluates, on `data`.
     pub fn of_run(run: &Run, data: &Data) -> Result<Self> {
-        let config = &run.config;
-        Self::new(
-            &run.space,
-            Arc::clone(&run.layout),
-            data,
-            config.data.evaluation(),
-            run.inherited_bn(),
-            config.inherit.batch,
-            config.inherit.recalibration_batches,
-        )
+        Self::new(&run.space, Arc::clone(&run.layout), data, EvalSettings::of_run(&run.config))
     }
 
     /// The number of validation images.
@@ -281,18 +291,18 @@ impl Evaluator {
 }
 
 /// The images that [`BnMode::Recalibrated`] measures statistics on: the first batches of the training set, always the
-/// same, without augmentation. Fewer than `n_batches` where the set ends before.
-pub fn calibration(
-    data: &Data,
-    crop: EvalCrop,
-    batch: usize,
-    n_batches: usize,
-) -> Result<Vec<Vec<f32>>> {
-    first_images(&loader(&data.train, crop, &normalization(&*data.train)?, batch)?, n_batches)
+/// same, without augmentation. Fewer than the settings say where the set ends before.
+pub fn calibration(data: &Data, settings: EvalSettings) -> Result<Vec<Vec<f32>>> {
+    first_images(data, settings, &normalization(&*data.train)?)
 }
 
-fn first_images(loader: &Loader, n_batches: usize) -> Result<Vec<Vec<f32>>> {
-    let steps = loader.steps_per_epoch().min(n_batches as u64);
+fn first_images(
+    data: &Data,
+    settings: EvalSettings,
+    normalization: &Normalization,
+) -> Result<Vec<Vec<f32>>> {
+    let loader = loader(&data.train, settings, normalization)?;
+    let steps = loader.steps_per_epoch().min(settings.recalibration_batches as u64);
     let batches = loader.stream(0, steps).collect::<Result<Vec<_>, _>>()?;
     Ok(batches.into_iter().map(|b| b.images).collect())
 }
@@ -300,13 +310,12 @@ fn first_images(loader: &Loader, n_batches: usize) -> Result<Vec<Vec<f32>>> {
 /// A set's images in order, without augmentation.
 fn loader(
     set: &Arc<dyn Dataset>,
-    crop: EvalCrop,
+    settings: EvalSettings,
     normalization: &Normalization,
-    batch: usize,
 ) -> Result<Loader> {
     let config = LoaderConfig {
-        pipeline: Pipeline::Eval(crop),
-        ..LoaderConfig::eval(normalization.clone(), batch)
+        pipeline: Pipeline::Eval(settings.crop),
+        ..LoaderConfig::eval(normalization.clone(), settings.batch)
     };
     Ok(Loader::new(Arc::clone(set), config)?)
 }
@@ -336,10 +345,14 @@ mod tests {
         Data { train: first(train, 60).unwrap(), validation: first(validation, 50).unwrap() }
     }
 
+    fn settings(bn: BnMode) -> EvalSettings {
+        EvalSettings { crop: EvalCrop::default(), bn, batch: 20, recalibration_batches: 2 }
+    }
+
     fn evaluator(space: &SearchSpace, bn: BnMode) -> Evaluator {
         // 50 images in batches of 20: the last is smaller.
-        let (layout, crop) = (Layout::supernet(space).unwrap(), EvalCrop::default());
-        Evaluator::new(space, layout, &data(), crop, bn, 20, 2).unwrap()
+        let layout = Layout::supernet(space).unwrap();
+        Evaluator::new(space, layout, &data(), settings(bn)).unwrap()
     }
 
     fn space() -> SearchSpace {
@@ -462,7 +475,7 @@ mod tests {
         let bn = BnMode::Recalibrated;
         let mut evaluator = evaluator(&space, bn);
         let weights = Weights::init(&evaluator.layout, 1);
-        let evaluation = Evaluation::new(&space, &weights, &data(), EvalCrop::default(), bn, 20, 2);
+        let evaluation = Evaluation::new(&space, &weights, &data(), settings(bn));
         let open = || Log::open(&folder.path().join("log"), &evaluation).unwrap();
         let mut log = open();
         let bar = Bar::new("test", 9);

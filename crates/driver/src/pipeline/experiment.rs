@@ -22,7 +22,7 @@ use slimtau_ranking::Bootstrap;
 use slimtau_space::{Arch, CostModel};
 use slimtau_supernet::{BnMode, Weights};
 use slimtau_train::{Outcome, read_log};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -115,10 +115,15 @@ fn add_seconds(base: &Run) -> Result<()> {
 }
 
 /// Refuses an experiment of which a method cannot be run or reported, before anything is trained.
-pub fn check(base: &Run) -> Result<()> {
+pub fn check(base: &Run, fresh: bool) -> Result<()> {
     let Some(experiment) = &base.config.experiment else { return Ok(()) };
+    let mut teachers = BTreeSet::new();
     for method in &base.config.methods {
         let run = of_method(base, experiment, method, 0)?;
+        if teachers.insert(run.weights_path("teacher")) {
+            stages::check_given(&run, fresh)
+                .with_context(|| format!("method {:?}", method.name))?;
+        }
         if let Some(dynamic) = &run.config.ccfs.dynamic {
             let groups = dynamic.groups(&run.space);
             groups.with_context(|| format!("method {:?}", method.name))?;

@@ -80,7 +80,7 @@ impl GroundTruth {
 
 /// Makes or checks the ground truth.
 pub fn run(args: &GroundTruthArgs) -> Result<Ended> {
-    let mut run = Run::open(&RunArgs {
+    let run_args = RunArgs {
         config: args.config.clone(),
         out: args.out.clone(),
         data: None,
@@ -88,7 +88,8 @@ pub fn run(args: &GroundTruthArgs) -> Result<Ended> {
         jobs: args.jobs,
         full: false,
         purpose: if args.verify.is_some() { Purpose::Check } else { Purpose::Truth },
-    })?;
+    };
+    let mut run = Run::open(&run_args)?;
     let Some(path) = run.config.standalone.truth.take() else {
         bail!(
             "{}: standalone.truth is not set; it names the file that this command writes, such as \"truth.json\"",
@@ -96,7 +97,9 @@ pub fn run(args: &GroundTruthArgs) -> Result<Ended> {
         );
     };
     if let Some(n) = args.verify {
-        return verify(&run, &path, n);
+        let truth = GroundTruth::read(&path, &run)?;
+        let _claim = run.claim(&run_args)?;
+        return verify(&run, &path, &truth, n);
     }
     let stored = if path.is_file() {
         let stored = GroundTruth::read(&path, &run)?.trainings;
@@ -105,6 +108,7 @@ pub fn run(args: &GroundTruthArgs) -> Result<Ended> {
     } else {
         Vec::new()
     };
+    let _claim = run.claim(&run_args)?;
     if let Outcome::Interrupted { .. } = standalone::stage(&run, args.shard)? {
         eprintln!("stopped; finished trainings are kept. Go on with the same command");
         return Ok(Ended::Interrupted);
@@ -156,8 +160,7 @@ pub fn run(args: &GroundTruthArgs) -> Result<Ended> {
 
 /// Trains `n` stored trainings again. On the same instruction set accuracies must agree exactly; on
 /// another one they must lie as close as replicates do.
-fn verify(run: &Run, path: &Path, n: usize) -> Result<Ended> {
-    let truth = GroundTruth::read(path, run)?;
+fn verify(run: &Run, path: &Path, truth: &GroundTruth, n: usize) -> Result<Ended> {
     let stored = &truth.trainings;
     let all = standalone::all(run)?;
     let training = |old: &StandaloneResult| {

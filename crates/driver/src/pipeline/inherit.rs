@@ -1,7 +1,7 @@
 //! Stage 3: the accuracy that a subnet inherits from the supernet.
 
 use super::Run;
-use super::evaluator::{Evaluator, percent};
+use super::evaluator::{EvalSettings, Evaluator, percent};
 use super::log::{Evaluation, Log};
 use super::results::{read_seconds, save_seconds, subnets};
 use crate::progress::Bar;
@@ -25,16 +25,8 @@ pub fn stage(run: &Run) -> Result<Outcome> {
     let subnets = subnets(run)?;
     let weights = Weights::load(&run.layout, &run.weights_path("ccfs"))?;
     let mut evaluator = Evaluator::of_run(run, &run.data)?;
-    let inherit = &run.config.inherit;
-    let evaluation = Evaluation::new(
-        &run.space,
-        &weights,
-        &run.data,
-        run.config.data.evaluation(),
-        run.inherited_bn(),
-        inherit.batch,
-        inherit.recalibration_batches,
-    );
+    let settings = EvalSettings::of_run(&run.config);
+    let evaluation = Evaluation::new(&run.space, &weights, &run.data, settings);
     let mut log = Log::open(&run.folder.join(LOG), &evaluation)?;
     let before =
         if log.is_empty() { 0.0 } else { *read_seconds(run)?.get("inherit").unwrap_or(&0.0) };

@@ -1,9 +1,9 @@
 //! What a long evaluation has found so far: a file that only grows, so that a killed one goes on.
 
-use super::evaluator::Tally;
+use super::evaluator::{EvalSettings, Tally};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
-use slimtau_base::{FileError, read_text};
+use slimtau_base::{FileError, NewFolders, read_text};
 use slimtau_data::{Data, Dataset, EvalCrop};
 use slimtau_kernels::conv::Isa;
 use slimtau_space::SearchSpace;
@@ -42,11 +42,9 @@ impl Evaluation {
         space: &SearchSpace,
         weights: &Weights,
         data: &Data,
-        crop: EvalCrop,
-        bn: BnMode,
-        batch: usize,
-        recalibration_batches: usize,
+        settings: EvalSettings,
     ) -> Self {
+        let EvalSettings { crop, bn, batch, recalibration_batches } = settings;
         let hash = blake3::hash(space.to_toml().as_bytes()).to_hex();
         Self {
             checkpoint: hash_of(weights.params.iter().chain(&weights.buffers)),
@@ -190,10 +188,22 @@ pub struct Log {
     path: PathBuf,
     file: File,
     contents: Contents,
+    /// Where this process has made the file, and found nothing yet.
+    new: Option<NewFolders>,
+}
+
+impl Drop for Log {
+    /// A new file without results is of no use to anybody.
+    fn drop(&mut self) {
+        if let Some(new) = &self.new {
+            let _ = std::fs::remove_file(&self.path);
+            new.take_back();
+        }
+    }
 }
 
 impl Log {
-    /// The log at `path`, as an earlier process left it, or a new one.
+    /// The log at `path`, as an earlier process left it, or a new one, which is gone again if nothing is found.
     ///
     /// # Errors
     /// When the file is another evaluation's, another process's, damaged, no log, or cannot be written. It is left as it is.
@@ -203,7 +213,8 @@ impl Log {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             _ => Path::new("."),
         };
-        std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        let folders = NewFolders::make(folder).with_context(|| folder.display().to_string())?;
+        let new = (!path.exists()).then_some(folders);
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
         let mut file = options.open(path).with_context(shown)?;
@@ -232,9 +243,9 @@ impl Log {
         file.set_len(contents.len as u64).with_context(shown)?;
         file.seek(SeekFrom::End(0)).with_context(shown)?;
         let begins = contents.len == 0;
-        let mut log = Self { path: path.to_owned(), file, contents };
+        let mut log = Self { path: path.to_owned(), file, contents, new };
         if begins {
-            log.append(&[Line::Evaluation(evaluation.clone())])?;
+            log.write(&[Line::Evaluation(evaluation.clone())])?;
             // A new file is durable only once its folder is.
             File::open(folder).and_then(|folder| folder.sync_all()).with_context(shown)?;
         }
@@ -288,6 +299,11 @@ impl Log {
     }
 
     fn append(&mut self, lines: &[Line]) -> Result<()> {
+        self.new = None;
+        self.write(lines)
+    }
+
+    fn write(&mut self, lines: &[Line]) -> Result<()> {
         let mut text = String::new();
         for line in lines {
             text += &serde_json::to_string(line)?;

@@ -9,6 +9,7 @@ mod adaptive;
 mod data;
 mod evaluator;
 mod experiment;
+mod folder;
 mod ground_truth;
 mod inherit;
 mod jobs;
@@ -19,8 +20,8 @@ mod standalone;
 mod summary;
 mod supervised;
 
-pub use data::{of_run as open_run_data, open_data};
-pub use evaluator::{CHUNK, Evaluator, KEPT_BYTES, calibration, percent};
+pub use data::{check_recorded, of_run as open_run_data, recorded_images, recorded_space};
+pub use evaluator::{CHUNK, EvalSettings, Evaluator, KEPT_BYTES, calibration, percent};
 use ground_truth::GroundTruth;
 pub use ground_truth::{GroundTruthArgs, run as ground_truth};
 use jobs::Parallel;
@@ -34,11 +35,11 @@ use crate::machine::command;
 use crate::progress::Bar;
 use crate::report::DataSource;
 use anyhow::{Context, Result, bail};
-use slimtau_base::{read_text, write_atomic};
+use folder::Claim;
 use slimtau_data::Data;
 use slimtau_space::SearchSpace;
-use slimtau_supernet::{BnMode, Layout};
-use slimtau_train::{Outcome, StageSettings, TrainState, clean_temporaries, run_stage};
+use slimtau_supernet::Layout;
+use slimtau_train::{Outcome, StageSettings, TrainState, run_stage};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -135,6 +136,10 @@ pub fn run(args: &RunArgs, until: Option<Stage>) -> Result<Ended> {
     if args.full && (until.is_some() || run.config.experiment.is_none()) {
         bail!("{}: --full is for whole experiments, and has no effect here", args.config.display());
     }
+    if until != Some(Stage::Standalone) && run.config.experiment.is_none() {
+        stages::check_given(&run, args.fresh)?;
+    }
+    let _claim = run.claim(args)?;
     if until.is_none() && run.config.experiment.is_some() {
         return experiment::run(&run, args.full);
     }
@@ -174,7 +179,9 @@ pub fn run(args: &RunArgs, until: Option<Stage>) -> Result<Ended> {
 pub fn run_standalone(args: &StandaloneArgs) -> Result<Ended> {
     let Some(code) = &args.arch else { return run(&args.run, Some(Stage::Standalone)) };
     let run = Run::open(&args.run)?;
-    Ok(match standalone::one(&run, code)? {
+    let arch = run.space.parse(code).with_context(|| format!("--arch {code}"))?;
+    let _claim = run.claim(&args.run)?;
+    Ok(match standalone::one(&run, &arch)? {
         Outcome::Finished => Ended::Done,
         Outcome::Interrupted { step } => stopped(Stage::Standalone, step),
     })
@@ -192,6 +199,7 @@ fn stopped(stage: Stage, step: u64) -> Ended {
 }
 
 impl Run {
+    /// Reads and checks what a run is made of. It has no folder yet.
     fn open(args: &RunArgs) -> Result<Self> {
         let mut config = Config::load(&args.config)?;
         if let Some(source) = &args.data {
@@ -256,37 +264,37 @@ impl Run {
             if let Some(truth) = &run.config.standalone.truth {
                 GroundTruth::read(truth, &run)?;
             }
-            experiment::check(&run)?;
+            experiment::check(&run, args.fresh)?;
         }
         if args.fresh
             && args.config.canonicalize().ok() == run.folder.join("config.toml").canonicalize().ok()
         {
             bail!("{}: --fresh would delete it with its folder", args.config.display());
         }
+        Ok(run)
+    }
+
+    /// Makes the folder the run's own. Whatever can be refused is refused before, lest it cost an earlier run.
+    fn claim(&self, args: &RunArgs) -> Result<Claim> {
         let identity = match args.purpose {
-            Purpose::Run if run.config.experiment.is_none() => run.identity(&run.config_toml),
+            Purpose::Run if self.config.experiment.is_none() => self.identity(&self.config_toml),
             // Stages lie under hashes of what decides them: another method or base recipe leaves them as
             // they are.
-            Purpose::Run => run.identity(&format!("# experiment on truth {}\n", run.truth_hash())),
+            Purpose::Run => {
+                self.identity(&format!("# experiment on truth {}\n", self.truth_hash()))
+            }
             // Other subnets or replicates leave finished trainings as they are.
-            Purpose::Truth => format!("# stand-alone trainings of {}\n", run.truth_hash()),
-            Purpose::Check => format!("# check of {}\n", run.truth_hash()),
+            Purpose::Truth => format!("# stand-alone trainings of {}\n", self.truth_hash()),
+            Purpose::Check => format!("# check of {}\n", self.truth_hash()),
         };
-        claim(&run.folder, &identity, args.fresh)?;
-        Ok(run)
+        Claim::new(&self.folder, &identity, args.fresh)
     }
 
     /// What `config.toml` in the run's folder says: `configuration`, and as comments what it
     /// names but does not hold, so that a space file or a dataset that changed since is noticed.
     fn identity(&self, configuration: &str) -> String {
-        let space = blake3::hash(self.space.to_toml().as_bytes()).to_hex();
-        format!(
-            "# space {}: {}\n# training: {}\n# validation: {}\n\n{configuration}",
-            self.space.name,
-            &space[..16],
-            self.data.train.describe(),
-            self.data.validation.describe()
-        )
+        let [training, validation] = recorded_images(&self.data);
+        format!("{}\n{training}\n{validation}\n\n{configuration}", recorded_space(&self.space))
     }
 
     /// The folder of a stage: its own, or one that all runs of an experiment share whose results
@@ -397,11 +405,6 @@ impl Run {
             .to_vec()
     }
 
-    /// The treatment of BN statistics in evaluation.
-    fn inherited_bn(&self) -> BnMode {
-        self.config.inherit.bn.unwrap_or(self.config.ccfs.bn).into()
-    }
-
     fn interrupted(&self) -> bool {
         self.interrupt.load(Ordering::Relaxed)
     }
@@ -415,72 +418,4 @@ fn table(part: &impl serde::Serialize) -> String {
 /// The first 16 hexadecimal digits of a text's hash.
 fn short_hash(text: &str) -> String {
     blake3::hash(text.as_bytes()).to_hex()[..16].to_owned()
-}
-
-/// Makes the folder this configuration's own: a new one, one of the same configuration, or, with
-/// `fresh`, one of another run that is then emptied.
-fn claim(folder: &Path, config_toml: &str, fresh: bool) -> Result<()> {
-    let marker = folder.join("config.toml");
-    if folder.exists() && !folder.is_dir() {
-        bail!("{}: is a file, not a folder; name another with --out", folder.display());
-    }
-    if marker.is_file() {
-        if fresh {
-            if let Some(name) = std::fs::read_dir(folder)?
-                .flatten()
-                .map(|e| e.file_name())
-                .find(|n| !is_of_a_run(n))
-            {
-                bail!(
-                    "{}: holds {}, which no run has made; --fresh deletes only what runs leave",
-                    folder.display(),
-                    name.display()
-                );
-            }
-            std::fs::remove_dir_all(folder).with_context(|| folder.display().to_string())?;
-        } else if read_text(&marker)? != config_toml {
-            bail!(
-                "{}: is of another configuration, space or dataset (see its config.toml); --fresh deletes it, --out names another folder",
-                folder.display()
-            );
-        }
-    } else if folder.is_dir() {
-        // A run that was killed at once leaves no more than its temporary marker.
-        let foreign =
-            |name: &std::ffi::OsStr| !name.as_encoded_bytes().starts_with(b".config.toml.");
-        if std::fs::read_dir(folder)?.flatten().any(|entry| foreign(&entry.file_name())) {
-            let shown = folder.display();
-            bail!("{shown}: is not empty and not a run's folder; name another with --out");
-        }
-    }
-    if !marker.is_file() {
-        write_atomic(&marker, |out| out.write_all(config_toml.as_bytes()))?;
-    }
-    clean_temporaries(folder);
-    for entry in std::fs::read_dir(folder)?.flatten() {
-        clean_temporaries(&entry.path());
-    }
-    Ok(())
-}
-
-/// Whether a run makes a file or folder of this name in its own.
-fn is_of_a_run(name: &std::ffi::OsStr) -> bool {
-    const NAMES: [&str; 14] = [
-        "config.toml",
-        "stages",
-        "teacher",
-        "moco",
-        "ccfs",
-        "inherited.json",
-        inherit::LOG,
-        "standalone",
-        "truth.csv",
-        "seconds.json",
-        "experiment.json",
-        "results.md",
-        "report.json",
-        "report.html",
-    ];
-    let name = name.to_string_lossy();
-    NAMES.contains(&&*name) || NAMES.iter().any(|n| name.starts_with(&format!(".{n}.")))
 }

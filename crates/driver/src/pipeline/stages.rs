@@ -4,13 +4,14 @@ use super::Run;
 use super::adaptive::{Adaptive, Paths};
 use super::supervised::{Feed, Subnets, Supervised};
 use crate::config::{Data, Optimizer};
+use crate::weights;
 use anyhow::{Context, Result};
 use slimtau_base::TensorFile;
 use slimtau_ccfs::{Sampler, SamplerKind};
 use slimtau_data::{Dataset, Loader, LoaderConfig, MocoViews, Normalization, Order, Pipeline};
 use slimtau_distill::{Learner, LearnerConfig, Teacher};
 use slimtau_moco::{Moco, MocoConfig};
-use slimtau_supernet::{BnMode, Plan, Weights, import};
+use slimtau_supernet::{BnMode, Plan, Weights};
 use slimtau_train::{Outcome, Schedule, StepReport, TrainState};
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -50,6 +51,21 @@ pub fn learner_config(optimizer: &Optimizer, bn: BnMode, bn_momentum: f32) -> Le
     LearnerConfig { sgd: optimizer.sgd(), bn, bn_momentum, label_weight: 1.0, teacher_weight: 1.0 }
 }
 
+/// Refuses `teacher.weights` that cannot be used, where stage 0 is still to use them.
+pub fn check_given(run: &Run, fresh: bool) -> Result<()> {
+    if let Some(given) = &run.config.teacher.weights
+        && (fresh || !run.weights_path("teacher").is_file())
+    {
+        given_weights(run, given)?;
+    }
+    Ok(())
+}
+
+fn given_weights(run: &Run, path: &Path) -> Result<Weights> {
+    let imported = weights::import(&run.layout, path, "space", &run.space);
+    Ok(imported.context("teacher.weights")?.weights)
+}
+
 /// Stage 0: the largest network with labels.
 pub fn teacher(run: &Run) -> Result<Outcome> {
     let (config, layout) = (&run.config, &run.layout);
@@ -58,7 +74,7 @@ pub fn teacher(run: &Run) -> Result<Outcome> {
         return Ok(Outcome::Finished);
     }
     if let Some(given) = &config.teacher.weights {
-        import(layout, given)?.weights.save(layout, &path)?;
+        given_weights(run, given)?.save(layout, &path)?;
         return Ok(Outcome::Finished);
     }
     let stage = &config.teacher;

@@ -1,13 +1,13 @@
 //! Stage 4: every subnet alone, from its own initial weights, several times.
 
 use super::Run;
-use super::evaluator::Evaluator;
+use super::evaluator::{EvalSettings, Evaluator};
 use super::ground_truth::GroundTruth;
 use super::results::{StandaloneResult, read_json, subnets, write_json};
 use super::stages::{learner_config, train_loader};
 use super::supervised::{Feed, Subnets, Supervised};
 use crate::progress::Bar;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use slimtau_distill::Learner;
 use slimtau_kernels::conv::Isa;
 use slimtau_space::Arch;
@@ -156,9 +156,8 @@ pub fn stage(run: &Run, shard: Shard) -> Result<Outcome> {
 
 /// Trains one architecture alone, whatever the run's list is, by the recipe of `[standalone]`; its results are in a file
 /// of its own. A code that breaks ties is a network, too.
-pub fn one(run: &Run, code: &str) -> Result<Outcome> {
-    let arch = run.space.parse(code).with_context(|| format!("--arch {code}"))?;
-    let code = run.space.encode(&arch);
+pub fn one(run: &Run, arch: &Arch) -> Result<Outcome> {
+    let code = run.space.encode(arch);
     let path = run.stage_folder("standalone").join(format!("{ARCH}{code}.json"));
     let mut results: Vec<StandaloneResult> =
         if path.is_file() { read_json(&path)? } else { Vec::new() };
@@ -181,7 +180,7 @@ pub fn one(run: &Run, code: &str) -> Result<Outcome> {
         write_json(&path, &*results)
     })?;
     if outcome == Outcome::Finished {
-        let network = run.space.resolve(&arch)?;
+        let network = run.space.resolve(arch)?;
         let mut out = std::io::stdout().lock();
         let (params, macs) = (network.params(), network.macs());
         writeln!(out, "{code}: {params} parameters, {macs} MACs")?;
@@ -210,9 +209,8 @@ pub fn train(
     }
     let bar = Bar::new("standalone", trainings.len() as u64 * run.config.standalone.steps);
     let evaluator = || {
-        let (layout, batch) = (Arc::clone(&run.layout), run.config.inherit.batch);
-        let crop = run.config.data.evaluation();
-        Evaluator::new(&run.space, layout, &run.data, crop, BnMode::Tracked, batch, 1)
+        let settings = EvalSettings { bn: BnMode::Tracked, ..EvalSettings::of_run(&run.config) };
+        Evaluator::new(&run.space, Arc::clone(&run.layout), &run.data, settings)
     };
     let finished = AtomicU64::new(0);
     let stopped = AtomicU64::new(0);

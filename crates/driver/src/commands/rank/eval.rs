@@ -46,11 +46,11 @@ pub struct Merge {
 
 /// Evaluates a list.
 pub fn run(args: &Eval) -> Result<()> {
-    let space = args.supernet.space()?;
+    let setting = args.supernet.resolve()?;
     // All codes are checked before the first long computation.
-    let listed = read_tied_codes(&args.codes, &space)?;
+    let listed = read_tied_codes(&args.codes, &setting.space)?;
     let archs: Vec<Arch> = listed.iter().map(|listed| listed.arch.clone()).collect();
-    let supernet = args.supernet.open(space)?;
+    let supernet = args.supernet.open(setting)?;
     let space = &supernet.space;
     let mut evaluator = supernet.evaluator(&supernet.data)?;
 
