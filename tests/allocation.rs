@@ -238,7 +238,7 @@ fn check_all(f: &Fixture, modes: &[BnMode]) {
     let (mut session, mut own) = (TreeSession::default(), tree.recalibration());
     let mut list = || {
         own.measure(&mut session, params, images).unwrap();
-        for statistics in [Statistics::Shared(buffers), Statistics::Recalibrated(&own)] {
+        for statistics in [Statistics::Shared(&buffers[..]), Statistics::Recalibrated(&own)] {
             tree.infer(&mut session, params, statistics, images, |_, _| ()).unwrap();
         }
     };

@@ -272,7 +272,7 @@ impl Evaluator {
         }
         let statistics = match *bn {
             BnMode::Recalibrated => Statistics::Recalibrated(&own),
-            BnMode::Tracked | BnMode::Frozen => Statistics::Shared(buffers),
+            BnMode::Tracked | BnMode::Frozen => Statistics::Shared(&buffers[..]),
         };
         let finished = validation.all_from(before, |i, Batch { images, labels, .. }| {
             tree.infer(session, params, statistics, images, |subnet, logits| {
