@@ -1,6 +1,8 @@
 //! One subnet forward and backward, in memory that is kept from step to step.
 
-use crate::backend::{Backend, Cpu, End, MapView, NormOf, StatisticsAt, Store, VectorView};
+use crate::backend::{
+    Backend, Cpu, End, MapView, NormOf, StatisticsAt, Store, Tracked, VectorView,
+};
 use crate::plan::{Plan, PlannedConv};
 use crate::tape::{ConvTape, Tape};
 use crate::{SupernetError, infer};
@@ -348,12 +350,15 @@ impl<B: Backend> Forward<'_, B> {
             backend.conv(conv, *batch, params, x, End::Plain, output)?;
             backend.load_statistics(buffers, &StatisticsAt::of(conv), mean, var)?;
         } else {
-            backend.conv_statistics(conv, *batch, params, x, output, mean, var)?;
-        }
-        if let Norms::Tracked { buffers, momentum } = norms {
-            let rows = B::map_len(output.view()) / conv.out_channels;
-            let at = StatisticsAt::of(conv);
-            backend.update_running(*momentum, rows, mean, var, buffers, &at)?;
+            let tracked = match norms {
+                Norms::Tracked { buffers, momentum } => Some(Tracked {
+                    running: &mut **buffers,
+                    at: StatisticsAt::of(conv),
+                    momentum: *momentum,
+                }),
+                _ => None,
+            };
+            backend.conv_statistics(conv, *batch, params, x, output, mean, var, tracked)?;
         }
         backend.norm_forward(NormOf { conv, params, mean, var, relu }, output, residual, out)
     }

@@ -5,7 +5,7 @@
 //! memory. Every kernel is called as it is for a subnet by itself, so results are the same to the last bit.
 
 use crate::SupernetError;
-use crate::backend::{Backend, Cpu, MapView, NormOf, StatisticsAt, Store, VectorView};
+use crate::backend::{Backend, Cpu, MapView, NormOf, StatisticsAt, Store, Tracked, VectorView};
 use crate::infer::{ConvNorm, Folded, Folding, Head, Inner, Shared, block, logits, stem};
 use crate::plan::{Plan, PlannedConv};
 use std::borrow::{Borrow, BorrowMut};
@@ -350,10 +350,10 @@ impl<B: Backend> ConvNorm<B> for Measured<'_, B> {
         output.reserve(len)?;
         mean.reserve(channels)?;
         var.reserve(channels)?;
-        backend.conv_statistics(conv, *batch, params, x, output, mean, var)?;
         let at = StatisticsAt::from(self.at, channels);
         self.at = at.var.end;
-        backend.update_running(*momentum, len / channels, mean, var, own, &at)?;
+        let tracked = Some(Tracked { running: &mut **own, at, momentum: *momentum });
+        backend.conv_statistics(conv, *batch, params, x, output, mean, var, tracked)?;
         out.reserve(len)?;
         backend.norm_forward(NormOf { conv, params, mean, var, relu }, output, residual, out)
     }

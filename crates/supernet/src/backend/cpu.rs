@@ -1,6 +1,6 @@
 //! Networks on the CPU: the kernels over slices, on the ambient rayon pool.
 
-use super::{Backend, End, NormOf, StatisticsAt, Store};
+use super::{Backend, End, NormOf, StatisticsAt, Store, Tracked};
 use crate::SupernetError;
 use crate::plan::{Plan, PlannedConv};
 use crate::session::{linear_shape, pool_shape};
@@ -106,10 +106,16 @@ impl Backend for Cpu {
         y: &mut Buffer,
         mean: &mut Buffer,
         var: &mut Buffer,
+        tracked: Option<Tracked<'_, Self>>,
     ) -> Result<(), SupernetError> {
         let (shape, weight) = (conv.shape(batch), &params[conv.slot.weight.clone()]);
-        let (mean, var) = (mean.get_mut(), var.get_mut());
-        conv_forward_statistics(&shape, x, weight, y.get_mut(), mean, var, &mut self.scratch);
+        let (y, mean, var) = (y.get_mut(), mean.get_mut(), var.get_mut());
+        conv_forward_statistics(&shape, x, weight, y, mean, var, &mut self.scratch);
+        if let Some(Tracked { running, at, momentum }) = tracked {
+            let (running_mean, running_var) = pair_mut(running, at.mean, at.var);
+            let rows = y.len() / conv.out_channels;
+            update_running(momentum, rows, mean, var, running_mean, running_var);
+        }
         Ok(())
     }
 
@@ -150,20 +156,6 @@ impl Backend for Cpu {
     ) -> Result<(), SupernetError> {
         mean.get_mut().copy_from_slice(&running[at.mean.clone()]);
         var.get_mut().copy_from_slice(&running[at.var.clone()]);
-        Ok(())
-    }
-
-    fn update_running(
-        &mut self,
-        momentum: f32,
-        rows: usize,
-        mean: &Buffer,
-        var: &Buffer,
-        running: &mut [f32],
-        at: &StatisticsAt,
-    ) -> Result<(), SupernetError> {
-        let (running_mean, running_var) = pair_mut(running, at.mean.clone(), at.var.clone());
-        update_running(momentum, rows, mean.get(), var.get(), running_mean, running_var);
         Ok(())
     }
 

@@ -89,6 +89,16 @@ impl StatisticsAt {
     }
 }
 
+/// Running statistics that move towards those of a batch.
+pub struct Tracked<'a, B: Backend> {
+    /// Where they are.
+    pub running: &'a mut B::Running,
+    /// Which of them.
+    pub at: StatisticsAt,
+    /// Weight of the batch.
+    pub momentum: f32,
+}
+
 /// A machine that computes layers. Results do not depend on what ran before; each call's meaning is that of the function
 /// of `slimtau_kernels` with its name.
 pub trait Backend: Sized {
@@ -135,7 +145,7 @@ pub trait Backend: Sized {
         y: &mut Self::Map,
     ) -> Result<(), SupernetError>;
 
-    /// `y` = conv(x), with the statistics of every channel of `y`.
+    /// `y` = conv(x), with the statistics of every channel of `y`, which running ones may follow.
     fn conv_statistics(
         &mut self,
         conv: &PlannedConv,
@@ -145,6 +155,7 @@ pub trait Backend: Sized {
         y: &mut Self::Map,
         mean: &mut Self::Vector,
         var: &mut Self::Vector,
+        tracked: Option<Tracked<'_, Self>>,
     ) -> Result<(), SupernetError>;
 
     /// The gradient of a convolution's input, written or added to what is there.
@@ -175,17 +186,6 @@ pub trait Backend: Sized {
         at: &StatisticsAt,
         mean: &mut Self::Vector,
         var: &mut Self::Vector,
-    ) -> Result<(), SupernetError>;
-
-    /// Moves running statistics towards those of a batch of `rows` rows.
-    fn update_running(
-        &mut self,
-        momentum: f32,
-        rows: usize,
-        mean: &Self::Vector,
-        var: &Self::Vector,
-        running: &mut Self::Running,
-        at: &StatisticsAt,
     ) -> Result<(), SupernetError>;
 
     /// The norm, residual and ReLU.
