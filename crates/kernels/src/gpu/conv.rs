@@ -1,7 +1,7 @@
 //! Slimmable convolution on a GPU: which kernel, how many blocks, how much memory. See `cuda/conv.cu`.
 
 use super::GpuError;
-use super::arguments::{FastDivision, arguments};
+use super::arguments::{FastDivision, arguments, int};
 use super::driver::{Gpu, Launch};
 use super::memory::{Activation, Buffer, View, ViewMut};
 use crate::conv::ConvShape;
@@ -218,10 +218,6 @@ pub(super) struct End {
     pub moments: u64,
     pub relu: bool,
     pub accumulate: bool,
-}
-
-fn int(n: usize) -> i32 {
-    i32::try_from(n).unwrap_or_else(|_| panic!("{n} is too large for a GPU kernel"))
 }
 
 /// Rows of a tile of [`conv_forward`]'s result: pixels whose moments are one part.

@@ -17,10 +17,16 @@ mod driver;
 mod emulator;
 mod error;
 mod memory;
+mod norm;
 mod nvrtc;
+mod pool;
 
 pub use conv::{Epilogue, conv_backward_input, conv_backward_weight, conv_forward};
 pub use driver::Gpu;
 pub use error::GpuError;
 pub use memory::{Activation, Buffer, Element, View, ViewMut};
+pub use norm::{Norm, Running, batch_statistics, merge_moments, norm_backward, norm_forward};
 pub use nvrtc::{Compiled, KernelResources, compile, modules};
+pub use pool::{
+    average_pool_backward, average_pool_forward, convert, max_pool_backward, max_pool_forward,
+};

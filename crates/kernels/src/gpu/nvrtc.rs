@@ -18,7 +18,7 @@ macro_rules! source {
     };
 }
 
-const MODULES: [Module; 1] = [source!("conv.cu")];
+const MODULES: [Module; 3] = [source!("conv.cu"), source!("norm.cu"), source!("pool.cu")];
 const HEADERS: [Module; 2] = [source!("device.cuh"), source!("tile.cuh")];
 
 /// The sources that together have all kernels.

@@ -4,6 +4,11 @@
 mod conv;
 #[path = "../noise/mod.rs"]
 mod noise;
+mod norm;
+mod pool;
+#[allow(dead_code)] // those of the operations that are only tested on the CPU
+#[path = "../elementwise/reference.rs"]
+mod reference;
 
 use slimtau_kernels::gpu::{Activation, Buffer, Element, Gpu};
 use std::sync::LazyLock;
@@ -38,4 +43,20 @@ fn rounded<T: Activation>(values: &[f32]) -> (Vec<T>, Vec<f32>) {
 /// Half a unit in the last place of a `T`, relative to the value.
 fn unit<T: Activation>() -> f64 {
     if size_of::<T>() == 2 { 1.0 / 256.0 } else { f64::from(f32::EPSILON) / 2.0 }
+}
+
+fn wide(x: &[f32]) -> Vec<f64> {
+    x.iter().map(|&v| f64::from(v)).collect()
+}
+
+/// Every element within `tolerance`, relative to the larger of 1 and the largest expected magnitude, and rounded to a `T`.
+#[track_caller]
+fn assert_close<T: Activation>(what: &str, got: &[T], want: &[f64], tolerance: f64) {
+    assert_eq!(got.len(), want.len(), "{what}: lengths");
+    let allowed = tolerance * want.iter().fold(1.0f64, |m, v| m.max(v.abs()));
+    for (i, (g, &w)) in got.iter().zip(want).enumerate() {
+        let (got, allowed) = (g.to_f32(), allowed + unit::<T>() * w.abs());
+        let error = (f64::from(got) - w).abs();
+        assert!(error <= allowed, "{what}[{i}] = {got}, expected {w} (+-{allowed})");
+    }
 }
