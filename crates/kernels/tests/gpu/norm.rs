@@ -222,8 +222,7 @@ fn agrees_with_the_reference_over_small_shapes() {
 /// More rows than a block takes, and more channels, of which the last blocks have fewer.
 #[test]
 fn agrees_with_the_reference_over_several_chunks_and_tiles() {
-    for (rows, channels) in [(2_100, 24), (4_500, 1), (1_500, 9), (18, 1_032), (11, 517), (70, 272)]
-    {
+    for (rows, channels) in [(2_100, 24), (4_500, 1), (1_500, 9), (90, 344), (60, 91)] {
         // With and without everything, and a ReLU alone.
         every_mode(rows, channels, 0, [0, 7, 5].into_iter());
     }
