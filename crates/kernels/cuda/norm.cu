@@ -1,7 +1,7 @@
 // Batch normalisation over dense [rows, channels] activations of T, fused with the residual and the ReLU that follow it;
 // statistics, parameters and their gradients are f32.
 //
-// A block takes a chunk of rows, and a thread of it one vector of channels in every so-manieth row: what depends on the
+// A block takes a chunk of rows, and a thread of it one vector of channels in some of these rows: what depends on the
 // channel only is computed once. Sums run in f32 over a thread's few rows, then in f64 over the threads and the chunks,
 // in an order that follows from the shape.
 #include "device.cuh"

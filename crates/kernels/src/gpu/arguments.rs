@@ -48,9 +48,15 @@ macro_rules! variants {
 }
 pub(super) use variants;
 
-/// The one for activations of type `T`, in 16-byte pieces or one by one.
-pub(super) fn variant<T: Activation>(names: [&'static str; 4], vectors: bool) -> &'static str {
-    names[usize::from(size_of::<T>() == 2) * 2 + usize::from(vectors)]
+/// Elements of a thread's vector: those of 16 bytes where rows of `channels` at these addresses allow that, else 1.
+pub(super) fn length<T: Activation>(channels: usize, addresses: &[u64]) -> usize {
+    let aligned = addresses.iter().all(|a| a.is_multiple_of(16));
+    if aligned && channels.is_multiple_of(T::VECTOR) { T::VECTOR } else { 1 }
+}
+
+/// The kernel for activations of type `T` in vectors of `length`.
+pub(super) fn variant<T: Activation>(names: [&'static str; 4], length: usize) -> &'static str {
+    names[usize::from(size_of::<T>() == 2) * 2 + usize::from(length > 1)]
 }
 
 /// Threads of a block of the kernels that walk over `[rows, channels]` buffers.

@@ -1,7 +1,7 @@
 //! Batch normalisation on a GPU, fused with the residual and the ReLU. See `cuda/norm.cu`.
 
 use super::GpuError;
-use super::arguments::{THREADS, across, arguments, int, variant, variants};
+use super::arguments::{THREADS, across, arguments, int, length, variant, variants};
 use super::driver::{Gpu, Launch};
 use super::memory::{Activation, Buffer, View, ViewMut};
 
@@ -194,16 +194,6 @@ fn whole_rows(channels: usize, len: usize) -> usize {
     len / channels
 }
 
-/// Whether rows can be read in 16-byte pieces.
-fn vectors<T: Activation>(channels: usize, addresses: &[u64]) -> bool {
-    channels % T::VECTOR == 0 && addresses.iter().all(|a| a % 16 == 0)
-}
-
-/// Elements of a thread's vector.
-fn length<T: Activation>(vectors: bool) -> usize {
-    if vectors { T::VECTOR } else { 1 }
-}
-
 /// As [`crate::norm::norm_forward`]: `x`, `residual` and `y` are `[rows, channels]`.
 ///
 /// # Errors
@@ -228,8 +218,8 @@ pub fn norm_forward<T: Activation>(
         return Ok(());
     }
     let residual = residual.map_or(0, View::address);
-    let vectors = vectors::<T>(norm.channels, &[x.address(), residual, y.address()]);
-    let walk = Walk::new(rows, norm.channels, length::<T>(vectors));
+    let length = length::<T>(norm.channels, &[x.address(), residual, y.address()]);
+    let walk = Walk::new(rows, norm.channels, length);
     let arguments = Forward {
         norm: norm.parameters(),
         x: x.address(),
@@ -239,7 +229,7 @@ pub fn norm_forward<T: Activation>(
         relu: norm.relu.into(),
         unused: 0,
     };
-    let kernel = variant::<T>(variants!("norm_forward"), vectors);
+    let kernel = variant::<T>(variants!("norm_forward"), length);
     gpu.launch(walk.launch(kernel, 0, 0), &arguments)
 }
 
@@ -272,12 +262,11 @@ pub fn batch_statistics<T: Activation>(
 ) -> Result<(), GpuError> {
     let rows = whole_rows(channels, x.len());
     assert!(rows > 0, "statistics of an empty batch");
-    let vectors = vectors::<T>(channels, &[x.address()]);
-    let length = length::<T>(vectors);
+    let length = length::<T>(channels, &[x.address()]);
     let walk = Walk::new(rows, channels, length);
     let partial = scratch.reserve(walk.chunks() * 2 * channels)?;
     let arguments = Moments { x: x.address(), partial: partial.address(), walk };
-    let kernel = variant::<T>(variants!("norm_moments"), vectors);
+    let kernel = variant::<T>(variants!("norm_moments"), length);
     gpu.launch(walk.launch(kernel, 3, length), &arguments)?;
     merge_moments(gpu, rows, walk.chunk_rows(), partial.view(), mean, var, running)
 }
@@ -382,8 +371,7 @@ pub fn norm_backward<T: Activation>(
         (true, Some(_)) => FROM_OUTPUT,
     };
     let output = output.map_or(0, View::address);
-    let vectors = vectors::<T>(channels, &[x.address(), output, grad.address()]);
-    let length = length::<T>(vectors);
+    let length = length::<T>(channels, &[x.address(), output, grad.address()]);
     let walk = Walk::new(rows, channels, length);
     let (means, partial) =
         scratch.reserve((1 + walk.chunks()) * 2 * channels)?.split_at(2 * channels);
@@ -399,7 +387,7 @@ pub fn norm_backward<T: Activation>(
         mask,
         unused: 0,
     };
-    let kernel = variant::<T>(variants!("norm_sums"), vectors);
+    let kernel = variant::<T>(variants!("norm_sums"), length);
     gpu.launch(walk.launch(kernel, 2, length), &sums)?;
 
     let merge = MergeSums {
@@ -424,7 +412,7 @@ pub fn norm_backward<T: Activation>(
         masked: (mask == FROM_INPUT).into(),
         unused: 0,
     };
-    let kernel = variant::<T>(variants!("norm_input_gradient"), vectors);
+    let kernel = variant::<T>(variants!("norm_input_gradient"), length);
     gpu.launch(walk.launch(kernel, 0, 0), &input)
 }
 
@@ -447,7 +435,7 @@ mod tests {
             prop_assert!(STEPS.contains(&(walk.steps as usize)) && walk.steps % 4 == 0);
             let covered = walk.tiles as usize * walk.across as usize * length;
             prop_assert!(covered >= channels && covered - channels < walk.across as usize * length);
-            // At most four rounds of blocks too many, where rows are many; else little work each.
+            // More blocks than wanted only where their threads have all the rows that they may.
             let blocks = chunks * walk.tiles as usize;
             prop_assert!(blocks <= 2 * BLOCKS || walk.steps as usize == *STEPS.end());
         }

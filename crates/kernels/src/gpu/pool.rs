@@ -1,7 +1,7 @@
 //! Pooling on a GPU, and conversions between element types. See `cuda/pool.cu`.
 
 use super::GpuError;
-use super::arguments::{FastDivision, THREADS, across, arguments, int, variant, variants};
+use super::arguments::{FastDivision, THREADS, across, arguments, int, length, variant, variants};
 use super::driver::{Gpu, Launch};
 use super::memory::{Activation, View, ViewMut};
 use crate::pool::PoolShape;
@@ -62,16 +62,10 @@ arguments! {
     }
 }
 
-/// Elements of a thread's vector: those of 16 bytes where channels and addresses allow.
-fn length<T: Activation>(channels: usize, addresses: &[u64]) -> usize {
-    let vectors = channels % T::VECTOR == 0 && addresses.iter().all(|a| a % 16 == 0);
-    if vectors { T::VECTOR } else { 1 }
-}
-
 /// A kernel with one thread per vector.
 fn launch<T: Activation>(names: [&'static str; 4], length: usize, threads: usize) -> Launch {
     Launch {
-        kernel: variant::<T>(names, length > 1),
+        kernel: variant::<T>(names, length),
         grid: [threads.div_ceil(THREADS) as u32, 1, 1],
         threads: THREADS as u32,
         shared: 0,
@@ -194,7 +188,7 @@ pub fn average_pool_forward<T: Activation>(
         tiles: int(tiles),
     };
     let launch = Launch {
-        kernel: variant::<T>(variants!("average_pool_forward"), length > 1),
+        kernel: variant::<T>(variants!("average_pool_forward"), length),
         grid: [int(batch * tiles) as u32, 1, 1],
         threads: THREADS as u32,
         shared: length * THREADS * size_of::<f64>(),
@@ -267,7 +261,7 @@ pub fn convert<From: Activation, To: Activation>(
         from: from.address(),
         to: to.address(),
         count: from.len() as i64,
-        vectors: (from.address() % 16 == 0 && to.address() % 16 == 0).into(),
+        vectors: (from.address().is_multiple_of(16) && to.address().is_multiple_of(16)).into(),
         unused: 0,
     };
     let blocks = from.len().div_ceil(CONVERTED).div_ceil(THREADS);
