@@ -73,6 +73,34 @@ template <class T, int N> struct alignas(N * sizeof(T) >= 16 ? 16 : N * sizeof(T
     T at[N];
 };
 
+// As many elements that stay packed in registers until one is asked for as a float.
+template <class T, int N> struct Vector {
+    Pack<T, N> values;
+    DEVICE float at(int e) const { return to_float(values.at[e]); }
+    DEVICE static Vector of(const float (&from)[N]) {
+        Vector result;
+#pragma unroll
+        for (int e = 0; e < N; e++) result.values.at[e] = from_float<T>(from[e]);
+        return result;
+    }
+};
+template <> struct alignas(16) Vector<bf16, 8> {
+    u32 words[4];
+    DEVICE float at(int e) const { return bits_to_float(e % 2 ? words[e / 2] & 0xffff0000u : words[e / 2] << 16); }
+    DEVICE static Vector of(const float (&from)[8]) {
+        Vector result;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+#ifdef __CUDACC__
+            asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(result.words[i]) : "f"(from[2 * i + 1]), "f"(from[2 * i]));
+#else
+            result.words[i] = from_float<bf16>(from[2 * i]).bits | u32(from_float<bf16>(from[2 * i + 1]).bits) << 16;
+#endif
+        }
+        return result;
+    }
+};
+
 DEVICE int min_of(int a, int b) { return a < b ? a : b; }
 DEVICE i64 min_of(i64 a, i64 b) { return a < b ? a : b; }
 

@@ -1,9 +1,10 @@
 //! Slimmable convolution on a GPU: which kernel, how many blocks, how much memory. See `cuda/conv.cu`.
 
 use super::GpuError;
-use super::arguments::{FastDivision, arguments};
+use super::arguments::{FastDivision, arguments, int};
 use super::driver::{Gpu, Launch};
 use super::memory::{Activation, Buffer, View, ViewMut};
+use super::norm::{Running, merge_moments};
 use crate::conv::ConvShape;
 
 arguments! {
@@ -189,6 +190,37 @@ pub fn conv_forward<T: Activation>(
     correlate(gpu, shape, FORWARD, input, weight, output.reborrow(), end)
 }
 
+/// As [`crate::conv::conv_forward_statistics`]; the running statistics follow where given.
+///
+/// The moments are those of what `output` holds. They are taken of each tile while that is in shared memory.
+///
+/// # Errors
+/// When the GPU fails.
+///
+/// # Panics
+/// When a length is not the one that `shape` gives, or there is no output.
+pub fn conv_forward_statistics<T: Activation>(
+    gpu: &Gpu,
+    shape: &ConvShape,
+    input: View<'_, T>,
+    weight: View<'_, T>,
+    output: ViewMut<'_, T>,
+    mean: ViewMut<'_, f32>,
+    var: ViewMut<'_, f32>,
+    running: Option<Running<'_>>,
+    scratch: &mut Buffer<f32>,
+) -> Result<(), GpuError> {
+    shape.check(input.len(), weight.len(), output.len());
+    assert_eq!(mean.len(), shape.out_channels, "length of mean");
+    let addresses = [input.address(), weight.address(), output.address()];
+    let tile = Tile::choose::<T>(vectors::<T>(shape, addresses), shape.out_channels);
+    let rows = output.len() / shape.out_channels;
+    let moments = scratch.reserve(rows.div_ceil(tile.m) * 2 * shape.out_channels)?;
+    let end = End { moments: moments.address(), ..End::default() };
+    correlate(gpu, shape, FORWARD, input, weight, output, end)?;
+    merge_moments(gpu, rows, tile.m, moments.view(), mean, var, running)
+}
+
 /// As [`crate::conv::conv_backward_input`].
 ///
 /// # Errors
@@ -218,21 +250,6 @@ pub(super) struct End {
     pub moments: u64,
     pub relu: bool,
     pub accumulate: bool,
-}
-
-pub(super) fn int(n: usize) -> i32 {
-    i32::try_from(n).unwrap_or_else(|_| panic!("{n} is too large for a GPU kernel"))
-}
-
-/// Rows of a tile of [`conv_forward`]'s result: pixels whose moments are one part.
-pub(super) fn forward_rows<T: Activation>(
-    shape: &ConvShape,
-    input: View<'_, T>,
-    weight: View<'_, T>,
-    output: &ViewMut<'_, T>,
-) -> usize {
-    let addresses = [input.address(), weight.address(), output.address()];
-    Tile::choose::<T>(vectors::<T>(shape, addresses), shape.out_channels).m
 }
 
 /// Whether every row of every operand can be read in 16-byte pieces.

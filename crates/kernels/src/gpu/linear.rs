@@ -4,8 +4,8 @@
 //! convolution's data gradient is the layer's forward pass, and its forward pass the layer's data gradient.
 
 use super::GpuError;
-use super::arguments::arguments;
-use super::conv::{BACKWARD_INPUT, End, FORWARD, conv_backward_weight, correlate, int};
+use super::arguments::{arguments, int};
+use super::conv::{BACKWARD_INPUT, End, FORWARD, conv_backward_weight, correlate};
 use super::driver::{Gpu, Launch};
 use super::memory::{Buffer, View, ViewMut};
 use crate::conv::ConvShape;

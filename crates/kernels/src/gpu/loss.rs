@@ -3,8 +3,7 @@
 //! Scalars stay on the GPU: a function writes one number into a slot, `[1]`, that the caller reads when it wants to.
 
 use super::GpuError;
-use super::arguments::arguments;
-use super::conv::int;
+use super::arguments::{arguments, int};
 use super::driver::{Gpu, Launch};
 use super::linear::{add_products_over_rows, products};
 use super::memory::{Buffer, View, ViewMut};

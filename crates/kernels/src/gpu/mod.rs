@@ -20,10 +20,14 @@ mod error;
 mod linear;
 mod loss;
 mod memory;
+mod norm;
 mod nvrtc;
 mod optimiser;
+mod pool;
 
-pub use conv::{Epilogue, conv_backward_input, conv_backward_weight, conv_forward};
+pub use conv::{
+    Epilogue, conv_backward_input, conv_backward_weight, conv_forward, conv_forward_statistics,
+};
 pub use driver::Gpu;
 pub use error::GpuError;
 pub use linear::{linear_backward, linear_forward};
@@ -32,5 +36,9 @@ pub use loss::{
     mean, relu_backward, relu_forward, softmax, top1,
 };
 pub use memory::{Activation, Buffer, Element, View, ViewMut};
+pub use norm::{Norm, Running, batch_statistics, fold, merge_moments, norm_backward, norm_forward};
 pub use nvrtc::{Compiled, KernelResources, compile, modules};
 pub use optimiser::{Sgd, WorkTable, drain_into, ema_update, sgd_step};
+pub use pool::{
+    average_pool_backward, average_pool_forward, convert, max_pool_backward, max_pool_forward,
+};

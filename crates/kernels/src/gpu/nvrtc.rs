@@ -18,7 +18,13 @@ macro_rules! source {
     };
 }
 
-const MODULES: [Module; 3] = [source!("conv.cu"), source!("loss.cu"), source!("optimiser.cu")];
+const MODULES: [Module; 5] = [
+    source!("conv.cu"),
+    source!("loss.cu"),
+    source!("norm.cu"),
+    source!("optimiser.cu"),
+    source!("pool.cu"),
+];
 const HEADERS: [Module; 2] = [source!("device.cuh"), source!("tile.cuh")];
 
 /// The sources that together have all kernels.

@@ -2,8 +2,7 @@
 //! `cuda/optimiser.cu`. Parameters, velocities, averages and totals get the bits that they would have on the CPU.
 
 use super::GpuError;
-use super::arguments::arguments;
-use super::conv::int;
+use super::arguments::{arguments, int};
 use super::driver::{Gpu, Launch};
 use super::memory::{Buffer, View, ViewMut};
 use half::bf16;

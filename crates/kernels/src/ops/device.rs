@@ -1,7 +1,7 @@
 //! Candle's tensors on a GPU, as the views that the kernels take. Work goes into candle's own stream.
 
 use crate::Error;
-use crate::gpu::{Activation, Element, Gpu, GpuError, View, ViewMut};
+use crate::gpu::{Activation, Buffer, Element, Gpu, GpuError, View, ViewMut, convert};
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::{CudaDType, CudaDevice};
 use candle_core::{CudaStorage, DType, Layout, Result};
@@ -79,6 +79,17 @@ impl<'a, const N: usize> OnGpu<'a, N> {
             write(view).map_err(candle_core::Error::wrap)?;
         }
         Ok(CudaStorage::wrap_cuda_slice(slice, self.device.clone()))
+    }
+
+    /// A gradient that `add` adds to, in f32 whatever the element type: `len` zeros at first.
+    pub fn write_gradient<T: Operand>(
+        &self,
+        len: usize,
+        add: impl FnOnce(ViewMut<'_, f32>) -> std::result::Result<(), GpuError>,
+    ) -> Result<CudaStorage> {
+        let mut sums = Buffer::zeros(&self.gpu, len).map_err(candle_core::Error::wrap)?;
+        add(sums.view_mut()).map_err(candle_core::Error::wrap)?;
+        self.write::<T>(len, |gradient| convert(&self.gpu, sums.view(), gradient))
     }
 }
 

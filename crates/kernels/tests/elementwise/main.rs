@@ -9,6 +9,8 @@ mod pool;
 mod reference;
 mod threads;
 
+use reference::{numeric_gradient, weighted};
+
 /// `len` numbers in [-1, 1), the same for the same seed.
 fn noise(seed: u64, len: usize) -> Vec<f32> {
     let mut state = seed;
@@ -41,25 +43,4 @@ fn assert_close(what: &str, got: &[f32], want: &[f64], tolerance: f64) {
         let error = (f64::from(g) - w).abs();
         assert!(error <= tolerance * largest, "{what}[{i}] = {g}, expected {w} (+-{tolerance})");
     }
-}
-
-/// The gradient of `f` at `x` by central differences.
-fn numeric_gradient(x: &[f64], f: impl Fn(&[f64]) -> f64) -> Vec<f64> {
-    const STEP: f64 = 1e-5;
-    let mut at = x.to_vec();
-    (0..x.len())
-        .map(|i| {
-            at[i] = x[i] + STEP;
-            let above = f(&at);
-            at[i] = x[i] - STEP;
-            let below = f(&at);
-            at[i] = x[i];
-            (above - below) / (2.0 * STEP)
-        })
-        .collect()
-}
-
-/// `sum(x * weights)`: makes a scalar of an output, so that its gradient is `weights`.
-fn weighted(x: &[f64], weights: &[f64]) -> f64 {
-    x.iter().zip(weights).map(|(x, w)| x * w).sum()
 }

@@ -6,30 +6,10 @@ use slimtau_kernels::pool::{
     PoolShape, average_pool_backward, average_pool_forward, max_pool_backward, max_pool_forward,
 };
 
-/// Values and positions by the definition: the last NaN if there is one, else the first maximum.
-fn plain(shape: &PoolShape, x: &[f32]) -> (Vec<f32>, Vec<u8>) {
-    let windows = reference::pool_windows(shape.height, shape.width);
-    let (mut y, mut argmax) = (Vec::new(), Vec::new());
-    for image in x.chunks(shape.height * shape.width * shape.channels) {
-        for window in &windows {
-            for c in 0..shape.channels {
-                let value = |pixel: usize| image[pixel * shape.channels + c];
-                let nan = window.iter().rev().find(|(_, pixel)| value(*pixel).is_nan());
-                let best = nan.copied().unwrap_or_else(|| {
-                    let max = window.iter().map(|w| value(w.1)).fold(f32::NEG_INFINITY, f32::max);
-                    *window.iter().find(|w| value(w.1) == max).unwrap()
-                });
-                y.push(value(best.1));
-                argmax.push(best.0);
-            }
-        }
-    }
-    (y, argmax)
-}
-
 fn check(shape: &PoolShape, x: &[f32]) {
     let bits = |y: &[f32]| y.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
-    let (want, want_argmax) = plain(shape, x);
+    let PoolShape { height, width, channels, .. } = *shape;
+    let (want, want_argmax) = reference::max_pool(height, width, channels, x);
     let (mut y, mut argmax) = (vec![7e30; shape.output_len()], vec![99; shape.output_len()]);
     max_pool_forward(shape, x, &mut y, Some(&mut argmax));
     assert_eq!(bits(&y), bits(&want));
@@ -39,14 +19,7 @@ fn check(shape: &PoolShape, x: &[f32]) {
     assert_eq!(bits(&without), bits(&want));
 
     let grad_y = noise(3, y.len());
-    let mut want = vec![0.0; x.len()];
-    let windows = reference::pool_windows(shape.height, shape.width);
-    for (i, g) in grad_y.iter().enumerate() {
-        let (pixel, c) = (i / shape.channels, i % shape.channels);
-        let (image, window) = (pixel / windows.len(), &windows[pixel % windows.len()]);
-        let (_, at) = window.iter().find(|(position, _)| *position == argmax[i]).unwrap();
-        want[(image * shape.height * shape.width + at) * shape.channels + c] += f64::from(*g);
-    }
+    let want = reference::max_pool_gradient(height, width, channels, &argmax, &grad_y);
     let mut grad_x = poisoned(x.len());
     max_pool_backward(shape, &argmax, &grad_y, &mut grad_x);
     assert_close("grad_x", &grad_x, &want, 1e-6);

@@ -99,6 +99,46 @@ pub fn pool_windows(height: usize, width: usize) -> Vec<Vec<(u8, usize)>> {
     windows
 }
 
+/// Values and positions by the definition: the last NaN if there is one, else the first maximum.
+pub fn max_pool(height: usize, width: usize, channels: usize, x: &[f32]) -> (Vec<f32>, Vec<u8>) {
+    let windows = pool_windows(height, width);
+    let (mut y, mut argmax) = (Vec::new(), Vec::new());
+    for image in x.chunks(height * width * channels) {
+        for window in &windows {
+            for c in 0..channels {
+                let value = |pixel: usize| image[pixel * channels + c];
+                let nan = window.iter().rev().find(|(_, pixel)| value(*pixel).is_nan());
+                let best = nan.copied().unwrap_or_else(|| {
+                    let max = window.iter().map(|w| value(w.1)).fold(f32::NEG_INFINITY, f32::max);
+                    *window.iter().find(|w| value(w.1) == max).unwrap()
+                });
+                y.push(value(best.1));
+                argmax.push(best.0);
+            }
+        }
+    }
+    (y, argmax)
+}
+
+pub fn max_pool_gradient(
+    height: usize,
+    width: usize,
+    channels: usize,
+    argmax: &[u8],
+    grad_y: &[f32],
+) -> Vec<f64> {
+    let windows = pool_windows(height, width);
+    let images = grad_y.len() / (windows.len() * channels);
+    let mut grad_x = vec![0.0; images * height * width * channels];
+    for (i, g) in grad_y.iter().enumerate() {
+        let (pixel, c) = (i / channels, i % channels);
+        let (image, window) = (pixel / windows.len(), &windows[pixel % windows.len()]);
+        let (_, at) = window.iter().find(|(position, _)| *position == argmax[i]).unwrap();
+        grad_x[(image * height * width + at) * channels + c] += f64::from(*g);
+    }
+    grad_x
+}
+
 /// `x[rows, inputs] w[:, ..inputs]^T + bias`.
 pub fn linear(inputs: usize, full_inputs: usize, x: &[f64], w: &[f64], bias: &[f64]) -> Vec<f64> {
     x.chunks(inputs)
@@ -182,4 +222,25 @@ pub fn info_nce(
         }
     }
     (loss, grad)
+}
+
+/// The gradient of `f` at `x` by central differences.
+pub fn numeric_gradient(x: &[f64], f: impl Fn(&[f64]) -> f64) -> Vec<f64> {
+    const STEP: f64 = 1e-5;
+    let mut at = x.to_vec();
+    (0..x.len())
+        .map(|i| {
+            at[i] = x[i] + STEP;
+            let above = f(&at);
+            at[i] = x[i] - STEP;
+            let below = f(&at);
+            at[i] = x[i];
+            (above - below) / (2.0 * STEP)
+        })
+        .collect()
+}
+
+/// `sum(x * weights)`: makes a scalar of an output, so that its gradient is `weights`.
+pub fn weighted(x: &[f64], weights: &[f64]) -> f64 {
+    x.iter().zip(weights).map(|(x, w)| x * w).sum()
 }

@@ -6,7 +6,8 @@ use half::bf16;
 use proptest::prelude::*;
 use slimtau_kernels::conv::{ConvShape, reference};
 use slimtau_kernels::gpu::{
-    Activation, Buffer, Epilogue, Gpu, conv_backward_input, conv_backward_weight, conv_forward,
+    Activation, Buffer, Epilogue, Gpu, Running, conv_backward_input, conv_backward_weight,
+    conv_forward, conv_forward_statistics,
 };
 
 fn shape(
@@ -100,6 +101,60 @@ fn forward<T: Activation>(gpu: &Gpu, s: &ConvShape) {
     }
 }
 
+fn statistics<T: Activation>(gpu: &Gpu, s: &ConvShape) {
+    let (x, _) = rounded::<T>(&noise(1, s.input_len()));
+    let (w, _) = rounded::<T>(&noise(2, s.weight_len()));
+    let (x, w) = (Buffer::from_slice(gpu, &x).unwrap(), Buffer::from_slice(gpu, &w).unwrap());
+    let mut y = poisoned::<T>(gpu, s.output_len());
+    let channels = s.out_channels;
+    let (mut mean, mut var) = (poisoned::<f32>(gpu, channels), poisoned::<f32>(gpu, channels));
+    let mut running = [filled(gpu, channels, 0.5f32), filled(gpu, channels, 0.5f32)];
+    let [running_mean, running_var] = &mut running;
+    let (running_mean, running_var) = (running_mean.view_mut(), running_var.view_mut());
+    let tracked = Running { mean: running_mean, var: running_var, momentum: 0.25 };
+    let (of_mean, of_var, mut scratch) = (mean.view_mut(), var.view_mut(), Buffer::new(gpu));
+    let into = y.view_mut();
+    conv_forward_statistics(
+        gpu,
+        s,
+        x.view(),
+        w.view(),
+        into,
+        of_mean,
+        of_var,
+        Some(tracked),
+        &mut scratch,
+    )
+    .unwrap();
+    let y = y.to_vec().unwrap();
+    let mut plain = poisoned::<T>(gpu, s.output_len());
+    conv_forward(gpu, s, x.view(), w.view(), plain.view_mut(), Epilogue::None).unwrap();
+    let plain = plain.to_vec().unwrap();
+    assert!(y.iter().zip(&plain).all(|(a, b)| a.to_f32() == b.to_f32()), "other outputs of {s}");
+    let [running_mean, running_var] = running.map(|r| r.to_vec().unwrap());
+    let (mean, var) = (mean.to_vec().unwrap(), var.to_vec().unwrap());
+    let rows = (y.len() / channels) as f64;
+    for c in 0..channels {
+        let of_channel = || y.iter().skip(c).step_by(channels).map(|v| f64::from(v.to_f32()));
+        let want_mean = of_channel().sum::<f64>() / rows;
+        let want_var = of_channel().map(|v| (v - want_mean).powi(2)).sum::<f64>() / rows;
+        let largest = of_channel().fold(0.0f64, |m, v| m.max(v.abs()));
+        let unbiased = want_var * rows / (rows - 1.0).max(1.0);
+        for (what, got, want, scale) in [
+            ("mean", mean[c], want_mean, largest),
+            ("variance", var[c], want_var, largest * largest),
+            ("running mean", running_mean[c], 0.375 + 0.25 * want_mean, largest),
+            ("running variance", running_var[c], 0.375 + 0.25 * unbiased, largest * largest),
+        ] {
+            let error = (f64::from(got) - want).abs();
+            assert!(
+                error <= 2e-6 * scale.max(1.0),
+                "{what} of channel {c} of {s}: {got}, not {want}"
+            );
+        }
+    }
+}
+
 fn backward_input<T: Activation>(gpu: &Gpu, s: &ConvShape) {
     let (g, g32) = rounded::<T>(&noise(6, s.output_len()));
     let (w, w32) = rounded::<T>(&noise(7, s.weight_len()));
@@ -144,6 +199,8 @@ fn all(s: &ConvShape) {
     for gpu in GPUS.iter() {
         forward::<bf16>(gpu, s);
         forward::<f32>(gpu, s);
+        statistics::<bf16>(gpu, s);
+        statistics::<f32>(gpu, s);
         backward_input::<bf16>(gpu, s);
         backward_input::<f32>(gpu, s);
         backward_weight::<bf16>(gpu, s);

@@ -6,8 +6,10 @@ mod linear;
 mod loss;
 #[path = "../noise/mod.rs"]
 mod noise;
+mod norm;
 mod nvrtc;
 mod optimiser;
+mod pool;
 #[allow(dead_code, reason = "shared with the tests of the CPU's functions, which need all of it")]
 #[path = "../elementwise/reference.rs"]
 mod reference;
@@ -63,13 +65,14 @@ fn wide(x: &[f32]) -> Vec<f64> {
     x.iter().map(|&v| f64::from(v)).collect()
 }
 
-/// Every element within `tolerance`, relative to the larger of 1 and the largest expected magnitude.
+/// Every element within `tolerance`, relative to the larger of 1 and the largest expected magnitude, and rounded to a `T`.
 #[track_caller]
-fn assert_close(what: &str, got: &[f32], want: &[f64], tolerance: f64) {
+fn assert_close<T: Activation>(what: &str, got: &[T], want: &[f64], tolerance: f64) {
     assert_eq!(got.len(), want.len(), "{what}: lengths");
-    let largest = want.iter().fold(1.0f64, |m, v| m.max(v.abs()));
-    for (i, (&g, &w)) in got.iter().zip(want).enumerate() {
-        let error = (f64::from(g) - w).abs();
-        assert!(error <= tolerance * largest, "{what}[{i}] = {g}, not {w} (+-{tolerance})");
+    let allowed = tolerance * want.iter().fold(1.0f64, |m, v| m.max(v.abs()));
+    for (i, (g, &w)) in got.iter().zip(want).enumerate() {
+        let (got, allowed) = (g.to_f32(), allowed + unit::<T>() * w.abs());
+        let error = (f64::from(got) - w).abs();
+        assert!(error <= allowed, "{what}[{i}] = {got}, expected {w} (+-{allowed})");
     }
 }
