@@ -5,7 +5,7 @@ use crate::reference::{self, Moments, numeric_gradient, weighted};
 use crate::{GPUS, assert_close, poisoned, rounded, wide};
 use half::bf16;
 use slimtau_kernels::gpu::{
-    Activation, Buffer, Gpu, Norm, Running, batch_statistics, merge_moments, norm_backward,
+    Activation, Buffer, Gpu, Norm, Running, batch_statistics, fold, merge_moments, norm_backward,
     norm_forward,
 };
 use slimtau_kernels::norm::update_running;
@@ -430,7 +430,6 @@ fn folded_norms_agree_with_the_cpu() {
             };
             let (mut a, mut b) = (poisoned::<f32>(gpu, channels), poisoned::<f32>(gpu, channels));
             fold(gpu, &norm, a.view_mut(), b.view_mut()).unwrap();
-            let wide = |v: &[f32]| v.iter().map(|v| f64::from(*v)).collect::<Vec<_>>();
             assert_close("scale", &a.to_vec().unwrap(), &wide(&scale), 1e-7);
             assert_close("shift", &b.to_vec().unwrap(), &wide(&shift), 1e-7);
         }
