@@ -50,6 +50,9 @@ const NVCC: [&str; 8] = [
     "nvidia-curand==10.4.0.*",
 ];
 
+/// Packages with tests for a GPU, `tests/gpu`.
+const TESTED: [&str; 2] = ["slimtau-kernels", "slimtau-supernet"];
+
 /// Runs the task.
 pub fn run(args: &Args) -> Result<()> {
     match &args.task {
@@ -60,57 +63,55 @@ pub fn run(args: &Args) -> Result<()> {
         }
         Task::Check => check(),
         Task::Device { gpu, rest } => {
-            let mut command = tests(&[])?;
-            command.args(["--skip", "nvrtc"]).args(rest);
-            command.env("SLIMTAU_TEST_GPU", gpu.to_string());
-            cargo::run(command)
+            for mut command in programs()? {
+                command.args(["--skip", "nvrtc"]).args(rest);
+                command.env("SLIMTAU_TEST_GPU", gpu.to_string());
+                cargo::run(command)?;
+            }
+            Ok(())
         }
     }
 }
 
 fn test(rest: &[String]) -> Result<()> {
-    let mut command = tests(&["nvrtc", "--nocapture"])?;
-    command.env("LD_LIBRARY_PATH", toolkit("nvrtc", &NVRTC)?.join("lib"));
-    cargo::run(command)?;
-
-    let mut command = tests(&["--skip", "nvrtc"])?;
-    command.args(rest);
-    command.env("SLIMTAU_EMULATOR", emulator()?);
+    let compiler = toolkit("nvrtc", &NVRTC)?.join("lib");
+    let emulator = emulator()?;
     // The library is instrumented, the program that loads it is not: the sanitizers have to be there first.
-    let sanitizers = ["libasan.so", "libubsan.so"].map(sanitizer);
-    let [address, undefined] = sanitizers;
-    command.env("LD_PRELOAD", format!("{}:{}", address?.display(), undefined?.display()));
-    command.env("ASAN_OPTIONS", "detect_leaks=0"); // the program's own, at its end
-    command.env("UBSAN_OPTIONS", "halt_on_error=1:print_stacktrace=1");
-    cargo::run(command)
+    let (address, undefined) = (sanitizer("libasan.so")?, sanitizer("libubsan.so")?);
+    let sanitizers = format!("{}:{}", address.display(), undefined.display());
+    for mut command in programs()? {
+        command.args(["nvrtc", "--nocapture"]).env("LD_LIBRARY_PATH", &compiler);
+        cargo::run(command)?;
+    }
+    for mut command in programs()? {
+        command.args(["--skip", "nvrtc"]).args(rest);
+        command.env("SLIMTAU_EMULATOR", &emulator);
+        command.env("LD_PRELOAD", &sanitizers);
+        command.env("ASAN_OPTIONS", "detect_leaks=0"); // the program's own, at its end
+        command.env("UBSAN_OPTIONS", "halt_on_error=1:print_stacktrace=1");
+        cargo::run(command)?;
+    }
+    Ok(())
 }
 
-/// The tests of the GPU kernels, as a program of their own: cargo should not run with what they run with.
-fn tests(words: &[&str]) -> Result<Command> {
-    let build = [
-        "test",
-        "--release",
-        "--package",
-        "slimtau-kernels",
-        "--features",
-        "gpu",
-        "--test",
-        "gpu",
-        "--no-run",
-        "--message-format",
-        "json-render-diagnostics",
-    ];
-    let mut command = cargo::cargo(&build);
+/// The tests for a GPU as programs of their own: cargo should not run with what they run with.
+fn programs() -> Result<Vec<Command>> {
+    let features = TESTED.map(|package| format!("{package}/gpu")).join(",");
+    let mut command = cargo::cargo(&["test", "--release", "--test", "gpu", "--no-run"]);
+    command.args(TESTED.iter().flat_map(|package| ["--package", package]));
+    command.args(["--features", &features, "--message-format", "json-render-diagnostics"]);
     let output = command.stderr(std::process::Stdio::inherit()).output().context("cargo test")?;
-    ensure!(output.status.success(), "the tests of the GPU kernels do not compile");
+    ensure!(output.status.success(), "the tests for a GPU do not compile");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let program = text.lines().rev().find_map(|line| {
+    let programs = text.lines().filter_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
-        Some(PathBuf::from(message.get("executable")?.as_str()?))
+        let mut command = Command::new(message.get("executable")?.as_str()?);
+        command.current_dir(Path::new(message.get("manifest_path")?.as_str()?).parent()?);
+        Some(command)
     });
-    let mut command = Command::new(program.context("cargo names no program of the GPU tests")?);
-    command.current_dir(root().join("crates/kernels")).args(words);
-    Ok(command)
+    let programs: Vec<_> = programs.collect();
+    ensure!(programs.len() == TESTED.len(), "cargo names {} programs of tests", programs.len());
+    Ok(programs)
 }
 
 fn sanitizer(name: &str) -> Result<PathBuf> {

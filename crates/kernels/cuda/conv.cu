@@ -385,12 +385,9 @@ template <class T, class Shape, bool VECTORS> DEVICE void weight_gradient(const 
     }
 }
 
-// Threads of the plain element-wise kernels.
-constexpr int PLAIN = 256;
-
-KERNEL(PLAIN, 4) sum_parts(SumPartsArguments args) {
+KERNEL(THREADS, 4) sum_parts(SumPartsArguments args) {
     const i64 length = i64(args.taps) * args.in_channels * args.out_channels;
-    const i64 at = i64(blockIdx.x) * PLAIN + threadIdx.x;
+    const i64 at = i64(blockIdx.x) * THREADS + threadIdx.x;
     if (at >= length) return;
     float sum = 0.0f;
     for (int part = 0; part < args.parts; part++) sum += args.partial[part * length + at];

@@ -21,6 +21,9 @@ DEVICE unsigned char *shared_memory() { return reinterpret_cast<unsigned char *>
 #define KERNEL(threads, blocks) extern "C" void
 #endif
 
+// Threads of a block of every kernel but the convolutions; `arguments::THREADS` in Rust.
+constexpr int THREADS = 256;
+
 // bfloat16: the upper half of an f32. Ours rather than cuda_bf16.h's, so that NVRTC needs no headers.
 struct bf16 {
     unsigned short bits;

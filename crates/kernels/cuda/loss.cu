@@ -8,7 +8,6 @@
 // results, eight in all.
 #include "device.cuh"
 
-constexpr int THREADS = 256;
 constexpr int ROWS = THREADS / 32; // of a block, a warp for each
 
 DEVICE int lane_of() { return threadIdx.x % 32; }

@@ -6,8 +6,6 @@
 // in an order that follows from the shape.
 #include "device.cuh"
 
-constexpr int THREADS = 256;
-
 // Rows that a thread has on their way at once, so that memory is kept busy.
 constexpr int AT_ONCE = 4;
 

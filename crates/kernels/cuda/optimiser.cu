@@ -5,8 +5,6 @@
 // where a buffer does not start at a multiple of 16 bytes.
 #include "device.cuh"
 
-constexpr int THREADS = 256;
-
 // Products and sums that no compiler fuses.
 DEVICE float times(float a, float b) {
 #ifdef __CUDACC__

@@ -33,6 +33,10 @@ pub enum SupernetError {
         /// Number of values given.
         got: usize,
     },
+    /// The GPU failed.
+    #[cfg(feature = "gpu")]
+    #[error(transparent)]
+    Gpu(#[from] slimtau_kernels::gpu::GpuError),
     /// A network that ONNX's one file cannot hold.
     #[error("an ONNX file of this network would have {bytes} bytes; the format ends at 2 GiB")]
     OnnxTooLarge {

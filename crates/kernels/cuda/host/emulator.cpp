@@ -171,17 +171,17 @@ void do_load_matrices(Matrices *(&lanes)[WARP]) {
     }
 }
 
-struct Product {
+struct Multiplication {
     float (*sums)[4];
     const unsigned (*a)[4];
     unsigned b[2];
 };
 
-void do_multiply_add(Product *(&lanes)[WARP]) {
+void do_multiply_add(Multiplication *(&lanes)[WARP]) {
     float a[16][16], b[16][8];
     for (unsigned lane = 0; lane < WARP; lane++) {
         const int g = lane / 4, t = 2 * (lane % 4);
-        const Product &own = *lanes[lane];
+        const Multiplication &own = *lanes[lane];
         for (int half = 0; half < 2; half++) {
             a[g][t + half] = widen((*own.a)[0], half);
             a[g + 8][t + half] = widen((*own.a)[1], half);
@@ -251,7 +251,7 @@ void load_matrices(bool transposed, unsigned (&values)[4], const void *row) {
 }
 
 void multiply_add(float (&sums)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
-    Product own = {&sums, &a, {b0, b1}};
+    Multiplication own = {&sums, &a, {b0, b1}};
     together(2, own, do_multiply_add);
 }
 

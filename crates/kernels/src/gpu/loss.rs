@@ -3,7 +3,7 @@
 //! Scalars stay on the GPU: a function writes one number into a slot, `[1]`, that the caller reads when it wants to.
 
 use super::GpuError;
-use super::arguments::{arguments, int};
+use super::arguments::{THREADS, arguments, int};
 use super::driver::{Gpu, Launch};
 use super::linear::{add_products_over_rows, products};
 use super::memory::{Buffer, View, ViewMut};
@@ -121,9 +121,6 @@ arguments! {
         unused: u32,
     }
 }
-
-/// Threads of a block.
-const THREADS: usize = 256;
 
 /// Threads that share a row or a key.
 const WARP: usize = 32;

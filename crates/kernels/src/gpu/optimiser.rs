@@ -2,7 +2,7 @@
 //! `cuda/optimiser.cu`. Parameters, velocities, averages and totals get the bits that they would have on the CPU.
 
 use super::GpuError;
-use super::arguments::{arguments, int};
+use super::arguments::{THREADS, arguments, int};
 use super::driver::{Gpu, Launch};
 use super::memory::{Buffer, View, ViewMut};
 use half::bf16;
@@ -59,9 +59,6 @@ arguments! {
         count: i64,
     }
 }
-
-/// Threads of a block.
-const THREADS: usize = 256;
 
 /// Values of one block: enough to keep a memory controller busy, few enough to occupy all multiprocessors.
 const CHUNK: usize = 4096;

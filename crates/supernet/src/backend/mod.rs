@@ -2,8 +2,12 @@
 //! for the backward pass, is the session's; how a layer is computed and what its numbers are made of, the backend's.
 
 mod cpu;
+#[cfg(feature = "gpu")]
+mod gpu;
 
 pub use cpu::Cpu;
+#[cfg(feature = "gpu")]
+pub use gpu::{Device, DeviceParams, DeviceWeights, Precision};
 
 use crate::SupernetError;
 use crate::plan::{Plan, PlannedConv};
