@@ -51,7 +51,7 @@ const NVCC: [&str; 8] = [
 ];
 
 /// Packages with tests for a GPU, `tests/gpu`.
-const TESTED: [&str; 2] = ["slimtau-kernels", "slimtau-supernet"];
+const TESTED: [&str; 3] = ["slimtau-kernels", "slimtau-supernet", "slimtau-distill"];
 
 /// Runs the task.
 pub fn run(args: &Args) -> Result<()> {

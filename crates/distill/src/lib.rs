@@ -31,6 +31,8 @@
 //! ```
 #![deny(missing_docs)]
 
+#[cfg(feature = "gpu")]
+mod device;
 mod learner;
 mod teacher;
 
@@ -39,5 +41,7 @@ mod teacher;
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+#[cfg(feature = "gpu")]
+pub use device::{DeviceBatch, DeviceLearner, DeviceTeacher};
 pub use learner::{GradientNorms, LabelledBatch, Learner, LearnerConfig, StepReport, SubnetTask};
 pub use teacher::Teacher;
