@@ -51,7 +51,8 @@ const NVCC: [&str; 8] = [
 ];
 
 /// Packages with tests for a GPU, `tests/gpu`.
-const TESTED: [&str; 3] = ["slimtau-kernels", "slimtau-supernet", "slimtau-distill"];
+const TESTED: [&str; 4] =
+    ["slimtau-kernels", "slimtau-supernet", "slimtau-distill", "slimtau-moco"];
 
 /// Runs the task.
 pub fn run(args: &Args) -> Result<()> {

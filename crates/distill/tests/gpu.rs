@@ -10,15 +10,8 @@ use slimtau_space::SearchSpace;
 use slimtau_supernet::{BnMode, Layout, Plan, Precision, Weights};
 use slimtau_train::Sgd;
 
-/// `SLIMTAU_TEST_GPU` holds the number of a GPU, `SLIMTAU_EMULATOR` the path of the emulator.
-fn gpu() -> Gpu {
-    if let Ok(ordinal) = std::env::var("SLIMTAU_TEST_GPU") {
-        let ordinal = ordinal.parse().expect("SLIMTAU_TEST_GPU: the number of a GPU");
-        return Gpu::open(ordinal).expect("the GPU of SLIMTAU_TEST_GPU");
-    }
-    let path = std::env::var_os("SLIMTAU_EMULATOR").expect("run by `cargo xtask cuda test`");
-    Gpu::emulated(path.as_ref(), false).expect("the emulator")
-}
+#[path = "../../kernels/tests/gpu/place.rs"]
+mod place;
 
 const SPACE: &str = r#"
     name = "one-stage"
@@ -103,7 +96,7 @@ fn distance(start: &[f32], got: &[f32], want: &[f32]) -> f64 {
 fn compare<T: Precision>(nesterov: bool, bn: BnMode, tolerance: f64) {
     let task = Task::new(nesterov, bn);
     let (want, reports) = task.on_cpu();
-    let (got, reports_gpu) = task.on_gpu::<T>(&gpu());
+    let (got, reports_gpu) = task.on_gpu::<T>(&place::gpus()[0]);
     let distance = distance(&task.start.params, &got.params, &want.params);
     assert!(distance <= tolerance, "parameters: {distance:.1e} apart");
     for (got, want) in got.buffers.iter().zip(&want.buffers) {

@@ -4,6 +4,7 @@ mod bench;
 mod breakdown;
 mod commands;
 mod config;
+mod device_arg;
 mod machine;
 mod pipeline;
 mod progress;

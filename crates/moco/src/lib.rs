@@ -29,6 +29,8 @@
 //! ```
 #![deny(missing_docs)]
 
+#[cfg(feature = "gpu")]
+mod device;
 mod neck;
 mod queue;
 mod step;
@@ -38,6 +40,8 @@ mod step;
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+#[cfg(feature = "gpu")]
+pub use device::DeviceMoco;
 pub use neck::{Neck, NeckMemory};
 pub use queue::KeyQueue;
 pub use step::{Moco, MocoConfig, MocoReport};

@@ -52,21 +52,21 @@ impl Neck {
         ]
     }
 
-    fn weight1(&self) -> Range<usize> {
+    pub(crate) fn weight1(&self) -> Range<usize> {
         0..self.inputs * self.inputs
     }
 
-    fn bias1(&self) -> Range<usize> {
+    pub(crate) fn bias1(&self) -> Range<usize> {
         let start = self.weight1().end;
         start..start + self.inputs
     }
 
-    fn weight2(&self) -> Range<usize> {
+    pub(crate) fn weight2(&self) -> Range<usize> {
         let start = self.bias1().end;
         start..start + self.dim * self.inputs
     }
 
-    fn bias2(&self) -> Range<usize> {
+    pub(crate) fn bias2(&self) -> Range<usize> {
         let start = self.weight2().end;
         start..start + self.dim
     }
@@ -82,7 +82,7 @@ impl Neck {
         params
     }
 
-    fn shapes(&self, rows: usize, inputs: usize) -> (LinearShape, LinearShape) {
+    pub(crate) fn shapes(&self, rows: usize, inputs: usize) -> (LinearShape, LinearShape) {
         let (full_inputs, dim) = (self.inputs, self.dim);
         (
             LinearShape { rows, inputs, outputs: full_inputs, full_inputs },

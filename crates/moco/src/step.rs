@@ -183,14 +183,7 @@ impl Moco {
         let (dim, image) = (self.neck.dim, plan.image_len());
         self.keys.resize(rows * dim, 0.0);
         let groups = self.config.key_groups.clamp(1, rows);
-        self.order.clear();
-        self.order.extend(0..rows);
-        if groups > 1 {
-            let mut rng = stream(self.config.seed, "moco.key-shuffle", step);
-            for i in (1..rows).rev() {
-                self.order.swap(i, rng.random_range(0..=i));
-            }
-        }
+        shuffle(&mut self.order, rows, groups, self.config.seed, step);
         for group in 0..groups {
             let members = &self.order[group * rows / groups..(group + 1) * rows / groups];
             let images = if groups == 1 {
@@ -261,5 +254,17 @@ impl Moco {
         let queue = KeyQueue::restore(config.dim, keys, position)
             .map_err(|problem| FileError::contents(path, problem))?;
         Ok(Self::assemble(config, layout, neck, query, key, queue, Some(velocity)))
+    }
+}
+
+/// The order in which the key batch is cut into groups: as it is for one group, else drawn for the step.
+pub(crate) fn shuffle(order: &mut Vec<usize>, rows: usize, groups: usize, seed: u64, step: u64) {
+    order.clear();
+    order.extend(0..rows);
+    if groups > 1 {
+        let mut rng = stream(seed, "moco.key-shuffle", step);
+        for i in (1..rows).rev() {
+            order.swap(i, rng.random_range(0..=i));
+        }
     }
 }

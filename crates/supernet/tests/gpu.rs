@@ -11,15 +11,10 @@ use slimtau_supernet::{
 };
 use std::sync::{Arc, LazyLock};
 
-/// `SLIMTAU_TEST_GPU` holds the number of a GPU, `SLIMTAU_EMULATOR` the path of the emulator.
-static GPU: LazyLock<Gpu> = LazyLock::new(|| {
-    if let Ok(ordinal) = std::env::var("SLIMTAU_TEST_GPU") {
-        let ordinal = ordinal.parse().expect("SLIMTAU_TEST_GPU: the number of a GPU");
-        return Gpu::open(ordinal).expect("the GPU of SLIMTAU_TEST_GPU");
-    }
-    let path = std::env::var_os("SLIMTAU_EMULATOR").expect("run by `cargo xtask cuda test`");
-    Gpu::emulated(path.as_ref(), true).expect("the emulator")
-});
+#[path = "../../kernels/tests/gpu/place.rs"]
+mod place;
+
+static GPU: LazyLock<Gpu> = LazyLock::new(|| place::gpus().remove(0));
 
 /// Two stages on 8x8 RGB images; widths that are multiples of 8, as the presets', or not.
 fn space(eights: bool, stem: &str) -> SearchSpace {

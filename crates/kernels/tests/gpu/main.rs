@@ -9,6 +9,7 @@ mod noise;
 mod norm;
 mod nvrtc;
 mod optimiser;
+mod place;
 mod pool;
 #[allow(dead_code, reason = "shared with the tests of the CPU's functions, which need all of it")]
 #[path = "../elementwise/reference.rs"]
@@ -17,16 +18,7 @@ mod reference;
 use slimtau_kernels::gpu::{Activation, Buffer, Element, Gpu};
 use std::sync::LazyLock;
 
-/// Where the tests run. `SLIMTAU_TEST_GPU` holds the number of a GPU, `SLIMTAU_EMULATOR` the path of the emulator.
-static GPUS: LazyLock<Vec<Gpu>> = LazyLock::new(|| {
-    if let Ok(ordinal) = std::env::var("SLIMTAU_TEST_GPU") {
-        let ordinal = ordinal.parse().expect("SLIMTAU_TEST_GPU: the number of a GPU");
-        return vec![Gpu::open(ordinal).expect("the GPU of SLIMTAU_TEST_GPU")];
-    }
-    let path = std::env::var_os("SLIMTAU_EMULATOR").expect("run by `cargo xtask cuda test`");
-    let emulated = |reversed| Gpu::emulated(path.as_ref(), reversed).expect("the emulator");
-    vec![emulated(false), emulated(true)]
-});
+static GPUS: LazyLock<Vec<Gpu>> = LazyLock::new(place::gpus);
 
 /// A buffer that a kernel is to overwrite: NaN, so that what it leaves out shows.
 fn poisoned<T: Activation>(gpu: &Gpu, len: usize) -> Buffer<T> {
