@@ -4,7 +4,7 @@
 use crate::cargo::{self, root, target};
 use anyhow::{Context, Result, bail, ensure};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::SystemTime;
 
 /// What to do.
@@ -24,8 +24,14 @@ enum Task {
     },
     /// Build the emulator alone and print its path (needs g++)
     Emulator,
-    /// `cargo check --workspace --features cuda` with nvcc from PyPI; candle's kernels take long to compile
-    Check,
+    /// `cargo check --workspace --features cuda` with nvcc from PyPI, or in minutes without compiling candle's kernels
+    Check {
+        /// Compile no kernels of candle's: a stand-in for nvcc leaves empty files, which is all the same to a check
+        #[arg(long)]
+        types_only: bool,
+    },
+    /// Put what `scripts/on_gpu.sh` runs on a machine with a GPU, but without Rust, into one folder
+    Pack,
     /// On a machine with a GPU: the tests of the kernels on the device
     Device {
         /// Which GPU
@@ -62,7 +68,8 @@ pub fn run(args: &Args) -> Result<()> {
             println!("{}", emulator()?.display());
             Ok(())
         }
-        Task::Check => check(),
+        Task::Check { types_only } => check(*types_only),
+        Task::Pack => pack(),
         Task::Device { gpu, rest } => {
             for mut command in programs()? {
                 command.args(["--skip", "nvrtc"]).args(rest);
@@ -80,18 +87,33 @@ fn test(rest: &[String]) -> Result<()> {
     // The library is instrumented, the program that loads it is not: the sanitizers have to be there first.
     let (address, undefined) = (sanitizer("libasan.so")?, sanitizer("libubsan.so")?);
     let sanitizers = format!("{}:{}", address.display(), undefined.display());
+    let mut running = Vec::new();
     for mut command in programs()? {
-        command.args(["nvrtc", "--nocapture"]).env("LD_LIBRARY_PATH", &compiler);
-        cargo::run(command)?;
-    }
-    for mut command in programs()? {
+        // One block at a time is one core: the programs run side by side.
         command.args(["--skip", "nvrtc"]).args(rest);
         command.env("SLIMTAU_EMULATOR", &emulator);
         command.env("LD_PRELOAD", &sanitizers);
         command.env("ASAN_OPTIONS", "detect_leaks=0"); // the program's own, at its end
         command.env("UBSAN_OPTIONS", "halt_on_error=1:print_stacktrace=1");
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let name = command.get_program().to_string_lossy().into_owned();
+        let child = command.spawn().with_context(|| format!("cannot start {name}"))?;
+        running.push((name, std::thread::spawn(move || child.wait_with_output())));
+    }
+    for mut command in programs()? {
+        command.args(["nvrtc", "--nocapture"]).env("LD_LIBRARY_PATH", &compiler);
         cargo::run(command)?;
     }
+    let mut failed = Vec::new();
+    for (name, thread) in running {
+        let output = thread.join().expect("waiting does not panic")?;
+        println!("\n{name}{}", String::from_utf8_lossy(&output.stdout));
+        eprint!("{}", String::from_utf8_lossy(&output.stderr));
+        if !output.status.success() {
+            failed.push(name);
+        }
+    }
+    ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
     Ok(())
 }
 
@@ -101,7 +123,7 @@ fn programs() -> Result<Vec<Command>> {
     let mut command = cargo::cargo(&["test", "--release", "--test", "gpu", "--no-run"]);
     command.args(TESTED.iter().flat_map(|package| ["--package", package]));
     command.args(["--features", &features, "--message-format", "json-render-diagnostics"]);
-    let output = command.stderr(std::process::Stdio::inherit()).output().context("cargo test")?;
+    let output = command.stderr(Stdio::inherit()).output().context("cargo test")?;
     ensure!(output.status.success(), "the tests for a GPU do not compile");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let programs = text.lines().filter_map(|line| {
@@ -113,6 +135,31 @@ fn programs() -> Result<Vec<Command>> {
     let programs: Vec<_> = programs.collect();
     ensure!(programs.len() == TESTED.len(), "cargo names {} programs of tests", programs.len());
     Ok(programs)
+}
+
+/// Programs without their debugging information, so that they are quickly sent.
+fn pack() -> Result<()> {
+    let folder = target().join("cuda").join("pack");
+    std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    let mut command = cargo::cargo(&["build", "--release", "--package", "slimtau-kernels"]);
+    command.args(["--features", "gpu", "--example", "gpu_convolutions"]);
+    cargo::run(command)?;
+    let mut programs = vec![
+        (cargo::build_slimtau()?, "slimtau".to_owned()),
+        (target().join("release/examples/gpu_convolutions"), "convolutions".to_owned()),
+    ];
+    for command in self::programs()? {
+        let package = command.get_current_dir().and_then(Path::file_name);
+        let name = package.map(|p| format!("test-{}", p.to_string_lossy())).context("a package")?;
+        programs.push((command.get_program().into(), name));
+    }
+    for (from, name) in programs {
+        let mut command = Command::new("strip");
+        command.arg("-o").arg(folder.join(name)).arg(from);
+        cargo::run(command)?;
+    }
+    println!("{}", folder.display());
+    Ok(())
 }
 
 fn sanitizer(name: &str) -> Result<PathBuf> {
@@ -207,9 +254,27 @@ fn toolkit(name: &str, packages: &[&str]) -> Result<PathBuf> {
     bail!("{} has no nvidia/cu13: PyPI's packages have another layout now", folder.display())
 }
 
-/// Type-checks the `cuda` features. Build scripts compile candle's own kernels with nvcc; nothing is linked.
-fn check() -> Result<()> {
-    let toolkit = toolkit("nvcc", &NVCC)?;
+/// What [`check`] may put in nvcc's place: makes the files that are asked for, empty.
+const STAND_IN: &str = r#"#!/bin/sh
+case "$*" in *--version*)
+    printf 'nvcc: NVIDIA (R) Cuda compiler driver\nCopyright\nBuilt on\n'
+    echo 'Cuda compilation tools, release 13.0, V13.0.88'
+    exit;;
+esac
+while [ $# -gt 0 ]; do
+    case "$1" in
+        -o) rm -f "$2"; case "$2" in *.a) ar cr "$2";; *) : >"$2";; esac; shift;;
+        --output-directory) folder="$2"; shift;;
+        *.cu) sources="$sources $1";;
+    esac
+    shift
+done
+[ -z "$folder" ] || for source in $sources; do : >"$folder/$(basename "$source" .cu).ptx"; done
+"#;
+
+/// Type-checks the `cuda` features; nothing is linked. Candle's build script compiles its kernels.
+fn check(types_only: bool) -> Result<()> {
+    let toolkit = if types_only { stand_in()? } else { toolkit("nvcc", &NVCC)? };
     let mut path = toolkit.join("bin").into_os_string();
     if let Some(rest) = std::env::var_os("PATH") {
         path.push(":");
@@ -217,9 +282,27 @@ fn check() -> Result<()> {
     }
     let mut command = cargo::cargo(&["check", "--release", "--workspace", "--features", "cuda"]);
     command.env("PATH", path).env("CUDA_HOME", &toolkit);
+    // Its own place: what the stand-in made must not be taken for kernels later.
+    command.env(
+        "CARGO_TARGET_DIR",
+        target().join("cuda").join(if types_only { "types" } else { "check" }),
+    );
     // A build on a machine without a GPU has to be told for which: an H100 here.
     if std::env::var_os("CUDA_COMPUTE_CAP").is_none() {
         command.env("CUDA_COMPUTE_CAP", "90");
     }
     cargo::run(command)
+}
+
+fn stand_in() -> Result<PathBuf> {
+    let folder = target().join("cuda").join("stand-in");
+    for part in ["bin", "include", "lib"] {
+        std::fs::create_dir_all(folder.join(part)).with_context(|| folder.display().to_string())?;
+    }
+    let program = folder.join("bin/nvcc");
+    std::fs::write(&program, STAND_IN).with_context(|| program.display().to_string())?;
+    let mut command = Command::new("chmod");
+    command.arg("+x").arg(&program);
+    cargo::run(command)?;
+    Ok(folder)
 }
