@@ -2,6 +2,7 @@
 //! GPU's memory.
 
 use crate::{LearnerConfig, StepReport};
+use slimtau_base::TensorFile;
 use slimtau_kernels::gpu::{
     Buffer, Gpu, Labels, Sgd, Target, View, WorkTable, convert, cross_entropy, mean, sgd_step,
     softmax, top1,
@@ -10,6 +11,7 @@ use slimtau_supernet::{
     Device, DeviceWeights, Layout, Plan, Precision, Session, SupernetError, Weights, merge_ranges,
 };
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Images with labels on a GPU.
@@ -151,6 +153,40 @@ impl<T: Precision> DeviceLearner<T> {
     /// When the GPU fails.
     pub fn weights(&self) -> Result<Weights, SupernetError> {
         self.weights.to_host()
+    }
+
+    /// Everything that a later [`DeviceLearner::from_file`] needs to go on, as [`crate::Learner::to_file`] writes it: either
+    /// goes on where the other stopped.
+    ///
+    /// # Errors
+    /// When the GPU fails.
+    pub fn to_file(&self) -> Result<TensorFile, SupernetError> {
+        let mut file = TensorFile::default();
+        let Weights { params, buffers } = self.weights.to_host()?;
+        file.insert("params", &[params.len()], params);
+        file.insert("buffers", &[buffers.len()], buffers);
+        file.insert("velocity", &[self.layout.params()], self.velocity.to_vec()?);
+        Ok(file)
+    }
+
+    /// Goes on from [`DeviceLearner::to_file`] or [`crate::Learner::to_file`] of one momentum group. `path` is where the tensors
+    /// came from, for messages.
+    ///
+    /// # Errors
+    /// When a tensor is missing or does not fit the layout, or the GPU fails.
+    pub fn from_file(
+        gpu: &Gpu,
+        config: LearnerConfig,
+        layout: Arc<Layout>,
+        path: &Path,
+        mut file: TensorFile,
+    ) -> Result<Self, SupernetError> {
+        let params = file.take(path, "params", &[layout.params()])?;
+        let buffers = file.take(path, "buffers", &[layout.buffers()])?;
+        let velocity = file.take(path, "velocity", &[layout.params()])?;
+        let mut learner = Self::new(gpu, config, layout, &Weights { params, buffers })?;
+        learner.velocity.upload(&velocity)?;
+        Ok(learner)
     }
 
     /// One update from one batch, as [`crate::Learner::step`]: forward and backward through every plan, gradients summed.

@@ -5,10 +5,11 @@ use slimtau_base::{fill_normal, stream};
 use slimtau_distill::{
     DeviceBatch, DeviceLearner, DeviceTeacher, Learner, LearnerConfig, StepReport, Teacher,
 };
-use slimtau_kernels::gpu::Gpu;
+use slimtau_kernels::gpu::{Buffer, Gpu};
 use slimtau_space::SearchSpace;
 use slimtau_supernet::{BnMode, Layout, Plan, Precision, Weights};
 use slimtau_train::Sgd;
+use std::path::Path;
 
 #[path = "../../kernels/tests/gpu/place.rs"]
 mod place;
@@ -46,6 +47,29 @@ impl Task {
         let config =
             LearnerConfig { sgd, bn, bn_momentum: 0.1, label_weight: 1.0, teacher_weight: 0.5 };
         Self { space, start, images, labels: vec![3, 0, 4, 1], config }
+    }
+
+    /// The same steps, of which the CPU makes the first.
+    fn handed_over(&self, gpu: &Gpu) -> Weights {
+        let layout = Layout::supernet(&self.space).unwrap();
+        let plans = self.plans(&layout);
+        let mut teacher = Teacher::new(plans[0].clone(), self.start.clone(), 2.0);
+        let mut first = Learner::new(self.config.clone(), layout.clone(), self.start.clone());
+        let soft = teacher.soft_labels(&self.images).unwrap();
+        first.step(0.05, &plans, &self.images, &self.labels, Some(soft)).unwrap();
+        let (config, path) = (self.config.clone(), Path::new("state"));
+        let mut learner =
+            DeviceLearner::<f32>::from_file(gpu, config, layout.clone(), path, first.to_file())
+                .unwrap();
+        let soft = Buffer::from_slice(gpu, soft).unwrap();
+        let mut batch = DeviceBatch::new(gpu);
+        batch.load(&self.images, 5, &self.labels).unwrap();
+        for _ in 1..STEPS {
+            learner.step(0.05, &plans, &batch, Some(soft.view())).unwrap();
+        }
+        // And back: what the GPU leaves, a CPU takes up.
+        let file = learner.to_file().unwrap();
+        Learner::from_file(self.config.clone(), layout, path, file).unwrap().weights().clone()
     }
 
     /// Two subnets a step, of different widths and depths.
@@ -122,6 +146,15 @@ fn compare<T: Precision>(nesterov: bool, bn: BnMode, tolerance: f64) {
 fn f32_steps_are_those_of_the_cpu() {
     compare::<f32>(false, BnMode::Tracked, 1e-4);
     compare::<f32>(true, BnMode::Frozen, 1e-4);
+}
+
+#[test]
+fn a_gpu_goes_on_where_the_cpu_stopped() {
+    let task = Task::new(false, BnMode::Tracked);
+    let (want, _) = task.on_cpu();
+    let got = task.handed_over(&place::gpus()[0]);
+    let distance = distance(&task.start.params, &got.params, &want.params);
+    assert!(distance <= 1e-4, "parameters: {distance:.1e} apart");
 }
 
 #[test]

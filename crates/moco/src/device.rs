@@ -1,7 +1,8 @@
 //! Stage 1's step on a GPU: encoders, head, queue and optimiser in its memory.
 
-use crate::step::shuffle;
-use crate::{KeyQueue, MocoConfig, MocoReport, Neck};
+use crate::step::{Saved, shuffle};
+use crate::{KeyQueue, Moco, MocoConfig, MocoReport, Neck};
+use slimtau_base::TensorFile;
 use slimtau_kernels::gpu::{
     Buffer, Gpu, InfoNceMemory, Sgd, View, ViewMut, WorkTable, ema_update, info_nce, l2_normalize,
     l2_normalize_backward, linear_backward, linear_forward, relu_backward, relu_forward, sgd_step,
@@ -10,6 +11,7 @@ use slimtau_supernet::{
     Device, DeviceWeights, Layout, Plan, Precision, Session, SupernetError, Weights, merge_ranges,
 };
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 
 /// [`crate::Moco`] on a GPU, with activations of `T`; parameters, head, embeddings and queue are f32.
@@ -77,6 +79,48 @@ impl<T: Precision> DeviceMoco<T> {
             layout,
             neck,
         })
+    }
+
+    /// Everything that a later [`DeviceMoco::from_file`] needs to go on, as [`crate::Moco::to_file`] writes it: either goes on
+    /// where the other stopped.
+    ///
+    /// # Errors
+    /// When the GPU fails.
+    pub fn to_file(&self) -> Result<TensorFile, SupernetError> {
+        let mut file = TensorFile::default();
+        for (name, weights) in [("query", &self.query), ("key", &self.key)] {
+            let Weights { params, buffers } = weights.to_host()?;
+            file.insert(format!("{name}.params"), &[params.len()], params);
+            file.insert(format!("{name}.buffers"), &[buffers.len()], buffers);
+        }
+        let velocity = self.velocity.to_vec()?;
+        file.insert("velocity", &[velocity.len()], velocity);
+        let shape = [self.config.queue, self.neck.dim];
+        file.insert("queue", &shape, self.queue.to_vec()?);
+        file.meta.insert("queue.position".into(), self.position.to_string());
+        Ok(file)
+    }
+
+    /// Goes on from [`DeviceMoco::to_file`] or [`crate::Moco::to_file`]. `path` is where the tensors came from, for messages.
+    ///
+    /// # Errors
+    /// When a tensor is missing or does not fit the configuration, or the GPU fails.
+    pub fn from_file(
+        gpu: &Gpu,
+        config: MocoConfig,
+        layout: Arc<Layout>,
+        path: &Path,
+        file: TensorFile,
+    ) -> Result<Self, SupernetError> {
+        let state = Moco::from_file(config.clone(), layout.clone(), path, file)?;
+        let Saved { query, key, queue, velocity } = state.into_saved();
+        let mut moco = Self::new(gpu, config, layout.clone(), Weights::init(&layout, 0))?;
+        moco.query = DeviceWeights::new(gpu, &query)?;
+        moco.key = DeviceWeights::new(gpu, &key)?;
+        moco.queue.upload(queue.keys())?;
+        moco.position = queue.position();
+        moco.velocity.upload(&velocity)?;
+        Ok(moco)
     }
 
     /// One update from two views [N, H, W, C] of the same images, in the order of [`crate::Moco::step`]. Waits for the GPU

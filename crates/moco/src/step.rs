@@ -257,6 +257,23 @@ impl Moco {
     }
 }
 
+/// What of a [`Moco`] is saved.
+#[cfg(feature = "gpu")]
+pub(crate) struct Saved {
+    pub query: Weights,
+    pub key: Weights,
+    pub queue: KeyQueue,
+    pub velocity: Vec<f32>,
+}
+
+#[cfg(feature = "gpu")]
+impl Moco {
+    pub(crate) fn into_saved(self) -> Saved {
+        let Self { query, key, queue, velocity, .. } = self;
+        Saved { query, key, queue, velocity }
+    }
+}
+
 /// The order in which the key batch is cut into groups: as it is for one group, else drawn for the step.
 pub(crate) fn shuffle(order: &mut Vec<usize>, rows: usize, groups: usize, seed: u64, step: u64) {
     order.clear();

@@ -7,6 +7,7 @@ use slimtau_moco::{DeviceMoco, Moco, MocoConfig};
 use slimtau_space::SearchSpace;
 use slimtau_supernet::{BnMode, Layout, Plan, Precision, Weights};
 use slimtau_train::Sgd;
+use std::path::Path;
 
 #[path = "../../kernels/tests/gpu/place.rs"]
 mod place;
@@ -44,8 +45,17 @@ fn compare<T: Precision>(key_groups: usize, tolerance: f64) {
     let gpu = place::gpus().remove(0);
     let start = Weights::init(&layout, 3);
     let mut on_cpu = Moco::new(config.clone(), layout.clone(), start.clone());
-    let mut on_gpu = DeviceMoco::<T>::new(&gpu, config, layout, start.clone()).unwrap();
+    let mut on_gpu =
+        DeviceMoco::<T>::new(&gpu, config.clone(), layout.clone(), start.clone()).unwrap();
     for step in 0..3 {
+        // Either goes on where the other stopped.
+        if step == 1 {
+            let (config, path) = (config.clone(), Path::new("state"));
+            let file = on_gpu.to_file().unwrap();
+            let on_cpu = Moco::from_file(config.clone(), layout.clone(), path, file).unwrap();
+            let file = on_cpu.to_file();
+            on_gpu = DeviceMoco::from_file(&gpu, config, layout.clone(), path, file).unwrap();
+        }
         let views = [0, 1].map(|view| {
             let mut images = vec![0.0; BATCH * plan.image_len()];
             fill_normal(&mut stream(step, "images", view), 1.0, &mut images);
