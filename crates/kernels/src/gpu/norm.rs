@@ -427,6 +427,29 @@ pub fn norm_backward<T: Activation>(
     gpu.launch(walk.launch(kernel, 0, 0), &input)
 }
 
+/// As [`crate::norm::fold`].
+///
+/// # Errors
+/// When the GPU fails.
+///
+/// # Panics
+/// When a length is not [`Norm::channels`].
+pub fn fold(
+    gpu: &Gpu,
+    norm: &Norm<'_>,
+    scale: ViewMut<'_, f32>,
+    shift: ViewMut<'_, f32>,
+) -> Result<(), GpuError> {
+    norm.check();
+    assert_eq!(scale.len(), norm.channels, "length of scale");
+    assert_eq!(shift.len(), norm.channels, "length of shift");
+    let (norm, channels) = (norm.parameters(), norm.channels);
+    let (scale, shift) = (scale.address(), shift.address());
+    let arguments = Fold { norm, scale, shift, channels: int(channels), unused: 0 };
+    let grid = [channels.div_ceil(THREADS) as u32, 1, 1];
+    gpu.launch(Launch { kernel: "fold", grid, threads: THREADS as u32, shared: 0 }, &arguments)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -451,27 +474,4 @@ mod tests {
             prop_assert!(blocks <= 2 * BLOCKS || walk.steps as usize == *STEPS.end());
         }
     }
-}
-
-/// As [`crate::norm::fold`].
-///
-/// # Errors
-/// When the GPU fails.
-///
-/// # Panics
-/// When a length is not [`Norm::channels`].
-pub fn fold(
-    gpu: &Gpu,
-    norm: &Norm<'_>,
-    scale: ViewMut<'_, f32>,
-    shift: ViewMut<'_, f32>,
-) -> Result<(), GpuError> {
-    norm.check();
-    assert_eq!(scale.len(), norm.channels, "length of scale");
-    assert_eq!(shift.len(), norm.channels, "length of shift");
-    let (norm, channels) = (norm.parameters(), norm.channels);
-    let (scale, shift) = (scale.address(), shift.address());
-    let arguments = Fold { norm, scale, shift, channels: int(channels), unused: 0 };
-    let grid = [channels.div_ceil(THREADS) as u32, 1, 1];
-    gpu.launch(Launch { kernel: "fold", grid, threads: THREADS as u32, shared: 0 }, &arguments)
 }
