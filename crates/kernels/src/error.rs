@@ -15,7 +15,7 @@ pub enum Error {
         /// The shape that it has.
         got: Vec<usize>,
     },
-    /// A tensor's element type is not the one that the operation computes in.
+    /// A tensor's element type is not one that the operation computes in: f32, and for activations on a GPU also bf16.
     #[error("{op}: expected elements of type {expected:?}, got {got:?}")]
     ElementType {
         /// The operation.
@@ -25,8 +25,8 @@ pub enum Error {
         /// The type given.
         got: candle_core::DType,
     },
-    /// The tensor is not in main memory.
-    #[error("{op}: runs on the CPU, got a tensor on {got:?}")]
+    /// The tensor is neither in main memory nor, with the feature `cuda`, on an NVIDIA GPU.
+    #[error("{op}: does not run where the tensor is, on {got:?}")]
     Device {
         /// The operation.
         op: &'static str,

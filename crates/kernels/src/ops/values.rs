@@ -1,55 +1,33 @@
-//! Access to the floats of candle tensors, with every assumption checked.
+//! Checks of arguments: what they are made of, where they are, and what shape they have.
 
 use crate::Error;
-use candle_core::{CpuStorage, DType, Layout, Result, Storage, StorageRef, Tensor};
-use std::ops::{Deref, Range};
-
-/// The floats of a contiguous f32 tensor in main memory, borrowed.
-pub(super) struct Values<'a> {
-    storage: StorageRef<'a>,
-    range: Range<usize>,
-}
-
-impl<'a> Values<'a> {
-    /// Borrows `tensor`, which [`dense`] has been applied to.
-    pub(super) fn of(op: &'static str, tensor: &'a Tensor) -> Result<Self> {
-        let (storage, layout) = tensor.storage_and_layout();
-        let range = match &*storage {
-            Storage::Cpu(cpu) => {
-                let start = layout.start_offset();
-                floats(op, cpu, layout)?;
-                start..start + layout.shape().elem_count()
-            }
-            _ => return Err(Error::Device { op, got: tensor.device().location() }.into()),
-        };
-        Ok(Self { storage, range })
-    }
-}
-
-impl Deref for Values<'_> {
-    type Target = [f32];
-
-    fn deref(&self) -> &[f32] {
-        match &*self.storage {
-            Storage::Cpu(CpuStorage::F32(v)) => &v[self.range.clone()],
-            _ => unreachable!("`of` accepted f32 storage in main memory only"),
-        }
-    }
-}
+use candle_core::{CpuStorage, DType, Layout, Result, Tensor};
 
 /// A tensor with its elements in row-major order, differentiable: f32, or on a GPU also bf16.
 pub(super) fn dense(op: &'static str, tensor: &Tensor) -> Result<Tensor> {
-    let on_gpu = cfg!(feature = "cuda") && tensor.device().is_cuda();
-    if tensor.dtype() != DType::F32 && !(on_gpu && tensor.dtype() == DType::BF16) {
+    match tensor.dtype() {
+        DType::BF16 if runs_on_gpu(tensor) => tensor.contiguous(),
+        _ => dense_f32(op, tensor),
+    }
+}
+
+/// As [`dense`], for what is f32 everywhere.
+pub(super) fn dense_f32(op: &'static str, tensor: &Tensor) -> Result<Tensor> {
+    if tensor.dtype() != DType::F32 {
         return Err(Error::ElementType { op, expected: DType::F32, got: tensor.dtype() }.into());
     }
-    if !tensor.device().is_cpu() && !on_gpu {
+    if !tensor.device().is_cpu() && !runs_on_gpu(tensor) {
         return Err(Error::Device { op, got: tensor.device().location() }.into());
     }
     tensor.contiguous()
 }
 
-/// The floats of an argument of a forward pass.
+/// Whether a tensor is on a GPU that this build has operations for.
+fn runs_on_gpu(tensor: &Tensor) -> bool {
+    cfg!(feature = "cuda") && tensor.device().is_cuda()
+}
+
+/// The floats of an argument in main memory.
 pub(super) fn floats<'a>(
     op: &'static str,
     storage: &'a CpuStorage,
