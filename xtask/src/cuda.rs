@@ -56,10 +56,6 @@ const NVCC: [&str; 8] = [
     "nvidia-curand==10.4.0.*",
 ];
 
-/// Packages with tests for a GPU, `tests/gpu`.
-const TESTED: [&str; 4] =
-    ["slimtau-kernels", "slimtau-supernet", "slimtau-distill", "slimtau-moco"];
-
 /// Runs the task.
 pub fn run(args: &Args) -> Result<()> {
     match &args.task {
@@ -119,21 +115,24 @@ fn test(rest: &[String]) -> Result<()> {
 
 /// The tests for a GPU as programs of their own: cargo should not run with what they run with.
 fn programs() -> Result<Vec<Command>> {
-    let features = TESTED.map(|package| format!("{package}/gpu")).join(",");
-    let mut command = cargo::cargo(&["test", "--release", "--test", "gpu", "--no-run"]);
-    command.args(TESTED.iter().flat_map(|package| ["--package", package]));
-    command.args(["--features", &features, "--message-format", "json-render-diagnostics"]);
+    // As a whole workspace, which has the feature `gpu`: nothing is compiled again for another set of features.
+    let mut command =
+        cargo::cargo(&["test", "--release", "--workspace", "--test", "gpu", "--no-run"]);
+    command.args(["--message-format", "json-render-diagnostics"]);
     let output = command.stderr(Stdio::inherit()).output().context("cargo test")?;
     ensure!(output.status.success(), "the tests for a GPU do not compile");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let programs = text.lines().filter_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        if message.get("target")?.get("name")? != "gpu" {
+            return None;
+        }
         let mut command = Command::new(message.get("executable")?.as_str()?);
         command.current_dir(Path::new(message.get("manifest_path")?.as_str()?).parent()?);
         Some(command)
     });
     let programs: Vec<_> = programs.collect();
-    ensure!(programs.len() == TESTED.len(), "cargo names {} programs of tests", programs.len());
+    ensure!(programs.len() > 1, "cargo names {} programs of tests for a GPU", programs.len());
     Ok(programs)
 }
 
