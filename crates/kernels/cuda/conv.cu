@@ -13,7 +13,7 @@ struct CorrelateArguments {
     const void *source;     // [batch, source_height, source_width, depth]
     const void *weight;     // [kernel, kernel, full_in, full_out]
     void *result;           // [batch, height, width, columns]
-    const float *scale;     // [columns] or null: 1
+    const float *scale;     // [columns] or null: 1; forward only, as residual, moments and relu
     const float *shift;     // [columns] or null: 0
     const void *residual;   // as the result, or null
     float *moments;         // [tiles of rows][2][columns], or null: means and sums of squared deviations
@@ -21,7 +21,7 @@ struct CorrelateArguments {
     int depth, columns, full_in, full_out;
     int kernel, stride;
     int relu;               // max(., 0) at the end
-    int accumulate;         // add to the result instead of overwriting
+    int accumulate;         // add to the result instead of overwriting; data gradient only
 };
 static_assert(sizeof(CorrelateArguments) == 7 * 8 + 13 * 4 + 4, "CorrelateArguments is laid out as in Rust");
 
@@ -236,7 +236,7 @@ template <class Shape> DEVICE void tile_moments(const float *tile, int rows, int
 template <class T, class Shape, bool VECTORS, bool BACKWARD> DEVICE void correlate(const CorrelateArguments &args) {
     constexpr Inner OF_B = BACKWARD ? ALONG_DEPTH : ALONG_RESULT;
     constexpr int LENGTH = Copier<T, VECTORS>::LENGTH;
-    using P = Pack<T, LENGTH>;
+    using V = Vector<T, LENGTH>;
     // The classes of the data gradient: blockIdx.y.
     const int class_y = blockIdx.y / args.stride, class_x = blockIdx.y % args.stride;
     Correlation map = {args, BACKWARD ? backward_axis(args.kernel, args.stride, args.height, class_y)
@@ -263,28 +263,34 @@ template <class T, class Shape, bool VECTORS, bool BACKWARD> DEVICE void correla
     for (int i = threadIdx.x; i < Shape::M * Shape::N / LENGTH; i += Shape::THREADS) {
         const int row = i / (Shape::N / LENGTH), column = i % (Shape::N / LENGTH) * LENGTH;
         if (row >= rows || column >= columns) continue;
-        const i64 at = map.pixel(row0 + row).result * args.columns + column0 + column;
-        P *to = reinterpret_cast<P *>(result + at);
-        Pack<float, LENGTH> *sums = reinterpret_cast<Pack<float, LENGTH> *>(tile + row * SUMS_LEADING<Shape> + column);
-        Pack<float, LENGTH> sum = *sums;
-        P values, added;
-        if (args.accumulate) added = *to;
-        if (residual) added = *reinterpret_cast<const P *>(residual + at);
+        // Only classes of pixels have holes between their rows; a test for a single class costs registers that are not
+        // there. What the data gradient is never asked for costs it none, either: of the rest it has the shift, for a
+        // dense layer's bias.
+        const i64 to = BACKWARD ? map.pixel(row0 + row).result : row0 + row;
+        const i64 at = to * args.columns + column0 + column;
+        float *own = tile + row * SUMS_LEADING<Shape> + column;
+        Pack<float, LENGTH> sums = *reinterpret_cast<Pack<float, LENGTH> *>(own);
+        V added;
+        if (BACKWARD && args.accumulate) added = *reinterpret_cast<const V *>(result + at);
+        if (!BACKWARD && residual) added = *reinterpret_cast<const V *>(residual + at);
 #pragma unroll
         for (int e = 0; e < LENGTH; e++) {
-            float value = sum.at[e];
-            if (args.scale) value *= args.scale[column0 + column + e];
+            float value = sums.at[e];
+            if (!BACKWARD && args.scale) value *= args.scale[column0 + column + e];
             if (args.shift) value += args.shift[column0 + column + e];
-            if (args.accumulate || residual) value += to_float(added.at[e]);
+            if (BACKWARD ? args.accumulate : residual != nullptr) value += added.at(e);
             // Written so that NaN stays NaN.
-            if (args.relu && value < 0.0f) value = 0.0f;
-            values.at[e] = from_float<T>(value);
-            sum.at[e] = to_float(values.at[e]);
+            if (!BACKWARD && args.relu && value < 0.0f) value = 0.0f;
+            sums.at[e] = value;
         }
-        *to = values;
-        if (args.moments) *sums = sum;
+        const V values = V::of(sums.at);
+        *reinterpret_cast<V *>(result + at) = values;
+        if (!BACKWARD && args.moments) {
+#pragma unroll
+            for (int e = 0; e < LENGTH; e++) own[e] = values.at(e);
+        }
     }
-    if (args.moments) {
+    if (!BACKWARD && args.moments) {
         __syncthreads();
         float *moments = args.moments + row_tile * 2 * args.columns + column0;
         tile_moments<Shape>(tile, rows, columns, moments, moments + args.columns);

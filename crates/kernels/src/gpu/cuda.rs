@@ -21,6 +21,7 @@ pub(super) struct Cuda {
     modules: Vec<sys::CUmodule>,
     functions: Mutex<HashMap<&'static str, Function>>,
     name: String,
+    reads_pageable_memory: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -50,6 +51,9 @@ impl Cuda {
         }
         let open = |e| failed(&format!("opening GPU {ordinal}"), e);
         let context = CudaContext::new(ordinal).map_err(open)?;
+        if context.has_async_alloc() {
+            keep_freed_memory(&context).map_err(open)?;
+        }
         let stream = context.new_stream().map_err(open)?;
         Self::on(context, stream)
     }
@@ -64,8 +68,10 @@ impl Cuda {
             return Err(GpuError::TooOld { ordinal, name, major, minor });
         }
         context.bind_to_thread().map_err(open)?;
-        let mut gpu =
-            Self { context, stream, modules: Vec::new(), functions: Mutex::default(), name };
+        let pageable = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS;
+        let reads_pageable_memory = context.attribute(pageable).map_err(open)? != 0;
+        let (modules, functions) = (Vec::new(), Mutex::default());
+        let mut gpu = Self { context, stream, modules, functions, name, reads_pageable_memory };
         for module in nvrtc::modules() {
             let compiled = nvrtc::compile(module, &format!("sm_{major}{minor}"))?;
             // SAFETY: the code is a cubin that NVRTC made for this GPU.
@@ -76,7 +82,10 @@ impl Cuda {
     }
 
     fn bind(&self) -> Result<(), GpuError> {
-        self.context.bind_to_thread().map_err(|e| failed("using the GPU", e))
+        // Not `bind_to_thread`, which would report, and forget, an error that somebody else left in the context.
+        // SAFETY: the context lives as long as `self`.
+        unsafe { result::ctx::set_current(self.context.cu_ctx()) }
+            .map_err(|e| failed("using the GPU", e))
     }
 
     /// The kernel, allowed to use as much shared memory.
@@ -145,6 +154,7 @@ impl Driver for Cuda {
                 if self.context.has_async_alloc() {
                     result::free_async(address, self.stream.cu_stream())
                 } else {
+                    let _ = self.stream.synchronize();
                     result::free_sync(address)
                 }
             };
@@ -153,9 +163,15 @@ impl Driver for Cuda {
 
     fn upload(&self, from: &[u8], to: u64) -> Result<(), GpuError> {
         self.bind()?;
-        // SAFETY: the view is in bounds. From pageable memory the driver copies before it returns.
+        let call = format!("copying {} bytes to the GPU", from.len());
+        // SAFETY: the view is in bounds, and `from` is borrowed until the driver has a copy of its own: it makes one of
+        // pageable memory before it returns, unless the GPU reads that by itself.
         unsafe { result::memcpy_htod_async(to, from, self.stream.cu_stream()) }
-            .map_err(|e| failed(&format!("copying {} bytes to the GPU", from.len()), e))
+            .map_err(|e| failed(&call, e))?;
+        if self.reads_pageable_memory {
+            self.stream.synchronize().map_err(|e| failed(&call, e))?;
+        }
+        Ok(())
     }
 
     fn download(&self, from: u64, to: &mut [u8]) -> Result<(), GpuError> {
@@ -218,6 +234,18 @@ impl Drop for Cuda {
             // SAFETY: loaded in `on`, and no work uses it any more.
             let _ = unsafe { result::module::unload(module) };
         }
+    }
+}
+
+/// The pool of freed memory would be given back to the system whenever somebody waits for the GPU, only to be asked for again
+/// by the next subnet's larger buffers.
+fn keep_freed_memory(context: &CudaContext) -> Result<(), DriverError> {
+    let mut most = u64::MAX;
+    // SAFETY: the device is the context's; the attribute is a 64-bit number, which is read in the call.
+    unsafe {
+        let pool = result::device::get_default_mem_pool(context.cu_device())?;
+        let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        sys::cuMemPoolSetAttribute(pool, attribute, (&raw mut most).cast()).result()
     }
 }
 
