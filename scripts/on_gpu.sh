@@ -4,7 +4,7 @@
 #
 #   scripts/on_gpu.sh target/cuda/pack RESULTS [YARDSTICK]
 #
-# First the tests, the benches and the yardstick, some minutes; then, as long as there is time, single convolutions and the
+# First the tests, the benches, a whole run beside that on the CPU, and the yardstick, some minutes; then, as long as there is time, single convolutions and the
 # sanitizers. Every program starts by compiling the kernels, 10 s. YARDSTICK is the folder of torch_supernet.py. Needs the driver, and libnvrtc.so of CUDA 12 or 13 somewhere.
 set -uo pipefail
 pack=$1 out=$2 yardstick=${3:-}
@@ -28,6 +28,12 @@ for test in "$pack"/test-*; do
 done
 for what in step2 step1 standalone eval; do
   part "bench-$what" 60 "$pack/slimtau" bench $what --space cvpr2022 --batch 256 --steps 8 --device cuda --json
+done
+# The whole pipeline, there and on the CPU: the last lines are tau with its interval.
+for device in cuda cpu; do
+  part "quick-$device" 240 "$pack/slimtau" run --config "$pack/configs/quick.toml" --device $device --jobs 0 \
+    --out "$out/quick-$device" --fresh
+  grep -h tau "$out/quick-$device.log" | tee -a "$out/summary.txt"
 done
 if [ -n "$yardstick" ] && python3 -c "import torch" 2>/dev/null; then
   for what in step2 step1 standalone eval; do

@@ -348,6 +348,10 @@ fn a_refused_command_leaves_nothing() {
     refused(&["teacher", "--full"], &["config.toml", "--full"]);
     refused(&["standalone", "--arch", "2211"], &["--arch 2211", "4 digits"]);
     refused(&["ground-truth"], &["config.toml", "standalone.truth is not set"]);
+    refused(&["run", "--precision", "bf16"], &["--precision bf16", "--device cuda"]);
+    // No machine has so many; without a driver it is that which is missing.
+    refused(&["run", "--device", "cuda:4096"], &[]);
+    refused(&["run", "--device", "emulator:none.so"], &["none.so"]);
     let change = |old: &str, new: &str| {
         put(case.folder.path(), "config.toml", case.config().replace(old, new))
     };

@@ -26,6 +26,12 @@ pub struct Args {
     /// Where to write; default: runs/NAME, the name in the configuration
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
+    /// Where networks are trained and evaluated: `cpu`, `cuda` or `cuda:N`; default: cpu
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<String>,
+    /// What activations are made of on a GPU: bf16 (default) or f32
+    #[arg(long, value_name = "PRECISION", requires = "device")]
+    precision: Option<String>,
     /// Delete what an earlier run left in that folder instead of going on with it
     #[arg(long)]
     fresh: bool,
@@ -45,6 +51,12 @@ pub fn run(args: &Args) -> Result<()> {
     }
     if let Some(out) = &args.out {
         command.arg("--out").arg(out);
+    }
+    if let Some(device) = &args.device {
+        command.arg("--device").arg(device);
+    }
+    if let Some(precision) = &args.precision {
+        command.arg("--precision").arg(precision);
     }
     if args.fresh {
         command.arg("--fresh");

@@ -42,14 +42,28 @@ impl<T: Precision> DeviceBatch<T> {
         classes: usize,
         labels: &[u32],
     ) -> Result<(), SupernetError> {
+        self.load_images(images)?;
+        Ok(self.labels.upload(classes, labels)?)
+    }
+
+    /// Becomes these images [N, H, W, C]; the labels stay those of the batch before.
+    ///
+    /// # Errors
+    /// When they do not fit.
+    pub fn load_images(&mut self, images: &[f32]) -> Result<(), SupernetError> {
         self.uploaded.upload(images)?;
         convert(&self.gpu, self.uploaded.view(), self.images.reserve(images.len())?)?;
-        Ok(self.labels.upload(classes, labels)?)
+        Ok(())
     }
 
     /// The images.
     pub fn images(&self) -> View<'_, T> {
         self.images.view()
+    }
+
+    /// Their labels.
+    pub fn labels(&self) -> &Labels {
+        &self.labels
     }
 }
 

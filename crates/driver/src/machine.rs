@@ -3,13 +3,13 @@
 use crate::report::Versions;
 use std::path::Path;
 
-/// The program and the machine.
-pub fn versions() -> Versions {
+/// The program and the machine, of which `hardware` did the work.
+pub fn versions(hardware: String) -> Versions {
     Versions {
         slimtau: env!("CARGO_PKG_VERSION").to_owned(),
         git_commit: option_env!("SLIMTAU_COMMIT").map(str::to_owned),
         rustc: env!("SLIMTAU_RUSTC").to_owned(),
-        cpu: cpu_model(),
+        cpu: hardware,
         threads: rayon::current_num_threads(),
         system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
     }

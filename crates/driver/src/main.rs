@@ -5,6 +5,7 @@ mod breakdown;
 mod commands;
 mod config;
 mod device_arg;
+mod engine;
 mod machine;
 mod pipeline;
 mod progress;

@@ -46,11 +46,11 @@ impl TrainState for Regression {
         Ok(StepReport { loss, lr, images: BATCH, extra: BTreeMap::new() })
     }
 
-    fn save(&self) -> TensorFile {
+    fn save(&self) -> Result<TensorFile, Box<dyn Error + Send + Sync>> {
         let mut file = TensorFile::default();
         file.insert("weights", &[TRUTH.len()], self.weights.clone());
         file.insert("velocity", &[TRUTH.len()], self.velocity.clone());
-        file
+        Ok(file)
     }
 
     fn restore(

@@ -48,7 +48,7 @@ pub enum TrainError {
         /// The loss.
         loss: f64,
     },
-    /// The step itself failed.
+    /// The step itself failed, or reading the state after it.
     #[error(transparent)]
     Step(Box<dyn Error + Send + Sync>),
 }

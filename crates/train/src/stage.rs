@@ -36,7 +36,10 @@ pub trait TrainState {
 
     /// Everything that [`TrainState::restore`] needs, and nothing that depends on the clock: equal
     /// states must give equal files.
-    fn save(&self) -> TensorFile;
+    ///
+    /// # Errors
+    /// When the state cannot be read, such as from a GPU that failed; the stage then ends, its last checkpoint kept.
+    fn save(&self) -> Result<TensorFile, Box<dyn Error + Send + Sync>>;
 
     /// Goes on from a saved state that has made `step` steps; `path` is for messages.
     ///
@@ -120,7 +123,7 @@ pub enum Outcome {
 /// # Errors
 /// When a file cannot be used, a step fails, or the loss is not finite. The last checkpoint then
 /// still stands.
-pub fn run_stage<S: TrainState>(
+pub fn run_stage<S: TrainState + ?Sized>(
     settings: &StageSettings,
     state: &mut S,
     interrupt: &AtomicBool,
@@ -152,7 +155,8 @@ pub fn run_stage<S: TrainState>(
         if (finished || stop || due) && saved != Some(done) {
             log.sync()?;
             let (stage, config) = (settings.name.clone(), settings.config.clone());
-            Checkpoint { stage, step: done, config, state: state.save() }.save(&path)?;
+            let state = state.save().map_err(TrainError::Step)?;
+            Checkpoint { stage, step: done, config, state }.save(&path)?;
             saved = Some(done);
         }
         if finished {

@@ -49,11 +49,11 @@ impl TrainState for Quadratic {
         Ok(StepReport { loss, lr, images: 8, extra })
     }
 
-    fn save(&self) -> TensorFile {
+    fn save(&self) -> Result<TensorFile, Box<dyn Error + Send + Sync>> {
         let mut file = TensorFile::default();
         file.insert("params", &[SIZE], self.params.clone());
         file.insert("velocity", &[SIZE], self.velocity.clone());
-        file
+        Ok(file)
     }
 
     fn restore(
@@ -213,7 +213,7 @@ fn a_loss_that_is_not_finite_ends_the_stage_and_keeps_the_last_checkpoint() {
             }
             Ok(report)
         }
-        fn save(&self) -> TensorFile {
+        fn save(&self) -> Result<TensorFile, Box<dyn Error + Send + Sync>> {
             self.0.save()
         }
         fn restore(

@@ -2,14 +2,25 @@
 //! there.
 
 use super::{Bed, Step, Work};
+use crate::device_arg::PrecisionArg;
+use crate::engine::Card;
 use anyhow::Result;
+use half::bf16;
 use slimtau_distill::{DeviceBatch, DeviceLearner, DeviceTeacher};
 use slimtau_kernels::gpu::Gpu;
 use slimtau_moco::DeviceMoco;
 use slimtau_supernet::{Device, DeviceWeights, Precision, Session};
 
-/// One kind of work, activations of `T`.
-pub(super) fn prepare<T: Precision>(gpu: &Gpu, bed: Bed) -> Result<Step> {
+/// One kind of work.
+pub(super) fn on(card: &Card, bed: Bed) -> Result<Step> {
+    match card.precision {
+        PrecisionArg::Bf16 => prepare::<bf16>(&card.gpu, bed),
+        PrecisionArg::F32 => prepare::<f32>(&card.gpu, bed),
+    }
+}
+
+/// The same with activations of `T`.
+fn prepare<T: Precision>(gpu: &Gpu, bed: Bed) -> Result<Step> {
     let mut batch = DeviceBatch::<T>::new(gpu);
     batch.load(&bed.images, bed.space.classes, &bed.labels)?;
     let (layout, config) = (bed.layout.clone(), bed.learner.clone());

@@ -6,7 +6,8 @@ mod device;
 
 use crate::SpaceArg;
 use crate::breakdown::{Breakdown, Detail};
-use crate::device_arg::{DeviceArg, PrecisionArg};
+use crate::device_arg::DeviceArgs;
+use crate::engine::Engine;
 use crate::machine::peak_rss_mib;
 use anyhow::Result;
 use clap::ValueEnum;
@@ -64,12 +65,8 @@ pub struct Bench {
     /// Seed of weights, pixels and subnets
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Where: `cpu`, `cuda` or `cuda:N`, the GPU number N
-    #[arg(long, default_value_t = DeviceArg::Cpu, value_name = "DEVICE")]
-    device: DeviceArg,
-    /// What activations are made of on a GPU
-    #[arg(long, value_enum, default_value_t = PrecisionArg::Bf16)]
-    precision: PrecisionArg,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// One line of JSON
     #[arg(long)]
     json: bool,
@@ -93,14 +90,16 @@ pub fn run(args: &Bench) -> Result<()> {
     anyhow::ensure!(keep >= 1, "--keep 0: at least one subnet");
     anyhow::ensure!(candidates >= keep, "--candidates {candidates}: fewer than --keep {keep}");
     let space = args.space.load()?;
+    let engine = Engine::open(&args.device)?;
     anyhow::ensure!(
-        args.device == DeviceArg::Cpu || args.breakdown.is_none(),
+        engine.is_cpu() || args.breakdown.is_none(),
         "--breakdown is for the CPU: calls to a GPU return before it has done the work"
     );
     let work = Bed::new(args, &space)?;
-    let (name, mut step) = match args.device {
-        DeviceArg::Cpu => ("cpu".to_owned(), prepare(work)?),
-        DeviceArg::Cuda(ordinal) => on_gpu(work, ordinal, args.precision)?,
+    let (name, mut step) = match &engine {
+        Engine::Cpu => ("cpu".to_owned(), prepare(work)?),
+        #[cfg(feature = "gpu")]
+        Engine::Gpu(card) => (card.name(), device::on(card, work)?),
     };
     step(0)?; // memory grows here
     let breakdown = args.breakdown.map(Breakdown::start).transpose()?;
@@ -130,15 +129,18 @@ pub fn run(args: &Bench) -> Result<()> {
         let line = json!({
             "what": what, "space": space.name, "batch": args.batch, "threads": threads, "device": name,
             "step_s": median, "subnet_images_per_s": images_per_s, "gflops": gflops,
-            "peak_rss_mib": rss,
+            "peak_rss_mib": rss, "peak_device_mib": engine.peak_memory_mib(),
         });
         writeln!(std::io::stdout(), "{line}")?;
     } else {
         writeln!(
             std::io::stdout(),
-            "{what} of {} on {name}, batch {}, {threads} threads: {median:.4} s/step, {images_per_s:.1} subnet images/s, {gflops:.1} GFLOP/s, {rss:.0} MiB",
+            "{what} of {} on {name}, batch {}, {threads} threads: {median:.4} s/step, {images_per_s:.1} subnet images/s, {gflops:.1} GFLOP/s, {rss:.0} MiB{}",
             space.name,
-            args.batch
+            args.batch,
+            engine
+                .peak_memory_mib()
+                .map_or(String::new(), |mib| format!(", on the GPU {mib:.0} MiB")),
         )?;
     }
     Ok(())
@@ -222,21 +224,6 @@ impl Bed {
     fn eval(plans: &[Plan], macs: f64) -> Done {
         Done { flops: 2.0 * macs, subnets: plans.len() }
     }
-}
-
-#[cfg(feature = "gpu")]
-fn on_gpu(bed: Bed, ordinal: usize, precision: PrecisionArg) -> Result<(String, Step)> {
-    let gpu = slimtau_kernels::gpu::Gpu::open(ordinal)?;
-    let step = match precision {
-        PrecisionArg::Bf16 => device::prepare::<half::bf16>(&gpu, bed)?,
-        PrecisionArg::F32 => device::prepare::<f32>(&gpu, bed)?,
-    };
-    Ok((gpu.name().to_owned(), step))
-}
-
-#[cfg(not(feature = "gpu"))]
-fn on_gpu(_: Bed, _: usize, _: PrecisionArg) -> Result<(String, Step)> {
-    anyhow::bail!("--device cuda: this program was built without the feature `gpu`")
 }
 
 fn prepare(bed: Bed) -> Result<Step> {

@@ -1,6 +1,8 @@
 //! What every command needs that evaluates subnets of a supernet: weights, images, treatment of BN statistics.
 
 use crate::config::{Config, Corrupt, CropFraction, Data as DataTable};
+use crate::device_arg::DeviceArgs;
+use crate::engine::Engine;
 use crate::pipeline::{
     EvalSettings, Evaluation, Evaluator, Log, check_recorded, open_run_data, recorded_images,
     recorded_space,
@@ -193,6 +195,8 @@ pub struct Inherited {
     /// Weights of the supernet (safetensors)
     #[arg(long, value_name = "FILE")]
     checkpoint: PathBuf,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 /// The weights and images that [`Inherited`] names.
@@ -202,6 +206,7 @@ pub struct Supernet {
     pub weights: Weights,
     pub data: Data,
     settings: EvalSettings,
+    engine: Engine,
 }
 
 impl Inherited {
@@ -216,14 +221,15 @@ impl Inherited {
         let weights = weights::load(&layout, &self.checkpoint, Of::Supernet(&setting.space))?;
         let data = setting.open_data()?;
         let Setting { space, settings, .. } = setting;
-        Ok(Supernet { space, layout, weights, data, settings })
+        let engine = Engine::open(&self.device)?;
+        Ok(Supernet { space, layout, weights, data, settings, engine })
     }
 }
 
 impl Supernet {
     /// Evaluates on the validation images of `data`, a part of the supernet's own.
     pub fn evaluator(&self, data: &Data) -> Result<Evaluator> {
-        Evaluator::new(&self.space, Arc::clone(&self.layout), data, self.settings)
+        Evaluator::new(&self.space, Arc::clone(&self.layout), data, self.settings, &self.engine)
     }
 
     /// What decides the accuracies on `data`.

@@ -1,6 +1,8 @@
 //! `slimtau plan`: what a run will cost on this machine, calculated from short measurements of its own steps.
 
 use crate::config::Config;
+use crate::device_arg::{DeviceArg, DeviceArgs};
+use crate::engine::Engine;
 use crate::pipeline::{CHUNK, KEPT_BYTES, listed_subnets, open_run_data};
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -29,6 +31,8 @@ pub struct Plan {
     /// Measured steps of each kind of work; the median counts
     #[arg(long, default_value_t = 3, value_name = "N")]
     steps: usize,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// One JSON object instead of a table
     #[arg(long)]
     json: bool,
@@ -44,6 +48,7 @@ struct StageCost {
     pflop: f64,
     gflops: f64,
     hours: f64,
+    /// Where networks run on a GPU, of its memory.
     peak_memory_gib: f64,
     disk_gib: f64,
 }
@@ -54,6 +59,14 @@ struct Measured {
     step_s: f64,
     gflops: f64,
     peak_rss_mib: f64,
+    peak_device_mib: Option<f64>,
+}
+
+impl Measured {
+    /// Of the memory that the networks are in.
+    fn peak_mib(&self) -> f64 {
+        self.peak_device_mib.unwrap_or(self.peak_rss_mib)
+    }
 }
 
 /// What a kind of step costs: a fixed part (optimiser, threads) and one for each image.
@@ -98,6 +111,8 @@ pub fn run(args: &Plan) -> Result<()> {
     if let Some(codes) = &mut config.subnets.codes {
         *codes = folder.join(&*codes);
     }
+    // Before anything is measured, and for its name.
+    let hardware = Engine::open(&args.device)?.hardware();
     let subnets = listed_subnets(&space, &config.subnets, config.seed)?;
     let validation = match args.validation_images {
         Some(n) => n,
@@ -126,7 +141,7 @@ pub fn run(args: &Plan) -> Result<()> {
     if args.json {
         let all = serde_json::json!({
             "space": space.name, "subnets": subnets.len(), "validation_images": validation,
-            "threads": rayon::current_num_threads(), "cpu": crate::machine::cpu_model(),
+            "threads": rayon::current_num_threads(), "cpu": hardware,
             "stages": stages, "hours": hours, "peak_memory_gib": memory, "disk_gib": disk,
         });
         writeln!(out, "{all}")?;
@@ -167,7 +182,7 @@ pub fn run(args: &Plan) -> Result<()> {
          extended in proportion; loading images is not in it, nor the dataset's own disk space.",
         subnets.len(),
         rayon::current_num_threads(),
-        crate::machine::cpu_model(),
+        hardware,
         args.steps,
         args.batch / 2,
         args.batch,
@@ -184,6 +199,7 @@ fn stages(
     validation: usize,
 ) -> Result<Vec<StageCost>> {
     let layout = Layout::supernet(space)?;
+    let on_cpu = args.device.device == DeviceArg::Cpu;
     let floats = |n: usize| 4.0 * n as f64 / 1024f64.powi(3);
     let (params, buffers) = (layout.params(), layout.buffers());
     let weights = floats(params + buffers);
@@ -252,7 +268,9 @@ fn stages(
         .sum();
     let image = space.image_size * space.image_size * space.channels;
     let kept = if 4 * validation * image <= KEPT_BYTES { validation } else { 0 };
-    let memory = floats(batch * maps + (kept + batches * batch) * image);
+    let images_in_memory = if on_cpu { (kept + batches * batch) * image } else { 0 };
+    // On a GPU with bf16 it is half of that.
+    let memory = floats(batch * maps + images_in_memory);
     stages.push(StageCost {
         stage: "inherit",
         images,
@@ -288,6 +306,7 @@ fn measure(args: &Plan, space: &str, what: &str, more: &[String]) -> Result<Work
     let one = |batch: usize| -> Result<Measured> {
         let mut command = Command::new(&program);
         command.args(["bench", what, "--json", "--space", space]).args(more);
+        command.args(args.device.words());
         let numbers = BTreeMap::from([
             ("--batch", batch),
             ("--steps", args.steps),
@@ -304,7 +323,7 @@ fn measure(args: &Plan, space: &str, what: &str, more: &[String]) -> Result<Work
     };
     let (half, whole) = (one(args.batch / 2)?, one(args.batch)?);
     let images = (args.batch - args.batch / 2) as f64;
-    let mib_per_image = ((whole.peak_rss_mib - half.peak_rss_mib) / images).max(0.0);
+    let mib_per_image = ((whole.peak_mib() - half.peak_mib()) / images).max(0.0);
     let batch = args.batch as f64;
     // Noise must make neither part negative.
     let s_per_image = ((whole.step_s - half.step_s) / images).clamp(0.0, whole.step_s / batch);
@@ -312,7 +331,7 @@ fn measure(args: &Plan, space: &str, what: &str, more: &[String]) -> Result<Work
         fixed_s: whole.step_s - s_per_image * batch,
         s_per_image,
         flop_per_image: whole.gflops * 1e9 * whole.step_s / batch,
-        fixed_mib: whole.peak_rss_mib - mib_per_image * args.batch as f64,
+        fixed_mib: whole.peak_mib() - mib_per_image * args.batch as f64,
         mib_per_image,
     })
 }

@@ -2,7 +2,7 @@
 //! learns from the gradients as training goes on, and dynamic supernet training.
 
 use super::Run;
-use super::supervised::Feed;
+use super::supervised::{AnyError, Feed};
 use crate::config::PaDa;
 use anyhow::Result;
 use slimtau_base::TensorFile;
@@ -13,11 +13,8 @@ use slimtau_space::{Arch, SearchSpace};
 use slimtau_supernet::{Layout, Plan, Weights};
 use slimtau_train::{Schedule, ScheduleKind, StepReport, TrainState};
 use std::collections::BTreeMap;
-use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
-
-type AnyError = Box<dyn Error + Send + Sync>;
 
 /// Where subnets and images come from.
 pub enum Paths {
@@ -215,13 +212,13 @@ impl TrainState for Adaptive {
         })
     }
 
-    fn save(&self) -> TensorFile {
+    fn save(&self) -> Result<TensorFile, AnyError> {
         let mut file = self.learner.to_file();
         if let Paths::Learned(learned) = &self.paths {
             learned.paths.save("paths", &mut file);
             learned.images.save("images", &mut file);
         }
-        file
+        Ok(file)
     }
 
     fn restore(&mut self, path: &Path, _step: u64, mut state: TensorFile) -> Result<(), AnyError> {

@@ -4,6 +4,7 @@ use super::Run;
 use super::log::Log;
 use super::stages::normalization;
 use crate::config::Config;
+use crate::engine::{Engine, Judge};
 use crate::progress::Bar;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -11,9 +12,7 @@ use slimtau_data::{
     Batch, Data, DataError, Dataset, EvalCrop, Loader, LoaderConfig, Normalization, Pipeline,
 };
 use slimtau_space::{Arch, SearchSpace};
-use slimtau_supernet::{
-    BnMode, Layout, Plan, PrefixTree, Session, Statistics, TreeSession, Weights, argmax,
-};
+use slimtau_supernet::{BnMode, Layout, Plan, PrefixTree, Weights};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -70,8 +69,7 @@ pub struct Evaluator {
     bn: BnMode,
     validation: Batches,
     calibration: Vec<Vec<f32>>,
-    session: Session,
-    tree_session: TreeSession,
+    judge: Box<dyn Judge>,
 }
 
 /// The batches of a pass over all images.
@@ -129,6 +127,7 @@ impl Evaluator {
         layout: Arc<Layout>,
         data: &Data,
         settings: EvalSettings,
+        engine: &Engine,
     ) -> Result<Self> {
         let normalization = normalization(&*data.train)?;
         let validation = loader(&data.validation, settings, &normalization)?;
@@ -143,14 +142,14 @@ impl Evaluator {
             bn: settings.bn,
             validation,
             calibration,
-            session: Session::new(),
-            tree_session: TreeSession::default(),
+            judge: engine.judge(space.classes),
         })
     }
 
     /// As the run's stage 3 evaluates, on `data`.
     pub fn of_run(run: &Run, data: &Data) -> Result<Self> {
-        Self::new(&run.space, Arc::clone(&run.layout), data, EvalSettings::of_run(&run.config))
+        let settings = EvalSettings::of_run(&run.config);
+        Self::new(&run.space, Arc::clone(&run.layout), data, settings, &run.engine)
     }
 
     /// The number of validation images.
@@ -160,13 +159,10 @@ impl Evaluator {
 
     /// Top-1 accuracy of any plan of these weights in percent, always with the running statistics that stand in them.
     pub fn plan_accuracy(&mut self, weights: &Weights, plan: &Plan) -> Result<f64> {
-        let Weights { params, buffers } = weights;
         let mut right = 0;
-        let Self { validation, session, .. } = self;
-        validation.all_from(0, |_, batch| {
-            right += n_right(session.infer(plan, params, buffers, &batch.images)?, &batch.labels);
-            Ok(true)
-        })?;
+        let mut count = self.judge.alone(weights, plan)?;
+        self.validation.all_from(0, |_, batch| count(batch, &mut right).map(|()| true))?;
+        drop(count);
         Ok(percent(right, self.images()))
     }
 
@@ -248,8 +244,7 @@ impl Evaluator {
     ) -> Result<Option<Vec<usize>>> {
         let plans = archs.iter().map(|arch| self.plan(arch)).collect::<Result<_>>()?;
         let tree = PrefixTree::new(plans);
-        let Self { validation, calibration, tree_session: session, bn, .. } = self;
-        let Weights { params, buffers } = weights;
+        let Self { validation, calibration, judge, bn, .. } = self;
         tally.right.resize(archs.len(), 0);
         // Of these subnets, as many are done as the share of the batches that is.
         let all = calibration.len() + validation.len();
@@ -262,22 +257,16 @@ impl Evaluator {
         };
         advance(before);
 
-        let mut own = tree.recalibration();
+        let mut list = judge.list(weights, &tree, *bn)?;
         for images in calibration.iter() {
-            own.measure(session, params, images)?;
+            list.measure(images)?;
             advance(1);
             if !go_on(&tally)? {
                 return Ok(None);
             }
         }
-        let statistics = match *bn {
-            BnMode::Recalibrated => Statistics::Recalibrated(&own),
-            BnMode::Tracked | BnMode::Frozen => Statistics::Shared(&buffers[..]),
-        };
-        let finished = validation.all_from(before, |i, Batch { images, labels, .. }| {
-            tree.infer(session, params, statistics, images, |subnet, logits| {
-                tally.right[subnet] += n_right(logits, labels);
-            })?;
+        let finished = validation.all_from(before, |i, batch| {
+            list.count(batch, &mut tally.right)?;
             tally.batches = i + 1;
             advance(1);
             Ok(tally.batches == validation.len() || go_on(&tally)?)
@@ -325,12 +314,6 @@ pub fn percent(right: usize, images: usize) -> f64 {
     100.0 * right as f64 / images as f64
 }
 
-/// Rows of logits [N, classes] whose largest is the label's.
-fn n_right(logits: &[f32], labels: &[u32]) -> usize {
-    let rows = logits.chunks_exact(logits.len() / labels.len());
-    rows.zip(labels).filter(|(row, label)| argmax(row) == **label as usize).count()
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::data::first;
@@ -338,7 +321,7 @@ mod tests {
     use super::*;
     use slimtau_base::stream;
     use slimtau_data::{Source, open};
-    use slimtau_supernet::recalibrate;
+    use slimtau_supernet::{Session, recalibrate};
 
     fn data() -> Data {
         let Data { train, validation } = open(&Source::Embedded).unwrap();
@@ -352,7 +335,7 @@ mod tests {
     fn evaluator(space: &SearchSpace, bn: BnMode) -> Evaluator {
         // 50 images in batches of 20: the last is smaller.
         let layout = Layout::supernet(space).unwrap();
-        Evaluator::new(space, layout, &data(), settings(bn)).unwrap()
+        Evaluator::new(space, layout, &data(), settings(bn), &Engine::Cpu).unwrap()
     }
 
     fn space() -> SearchSpace {

@@ -187,7 +187,7 @@ fn measured(
         ),
         config_toml: base.config_toml.clone(),
         command: command(),
-        versions: versions(),
+        versions: versions(base.engine.hardware()),
         seconds: read_seconds(base)?.get("experiment").copied().unwrap_or(0.0),
         seeds: vec![
             Seed { purpose: "choice of architectures".into(), seed: config.seed },
@@ -286,6 +286,7 @@ fn of_method(base: &Run, experiment: &Experiment, method: &Method, seed: u64) ->
         list_seed: base.list_seed,
         interrupt: Arc::clone(&base.interrupt),
         parallel: base.parallel,
+        engine: base.engine.clone(),
     })
 }
 

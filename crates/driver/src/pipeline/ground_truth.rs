@@ -5,6 +5,7 @@ use super::results::{StandaloneResult, read_json, write_json};
 use super::standalone::{self, Shard, Training};
 use super::{Purpose, Run, RunArgs};
 use crate::Ended;
+use crate::device_arg::DeviceArgs;
 use crate::machine::{command, versions};
 use crate::report::Versions;
 use anyhow::{Context, Result, bail};
@@ -57,6 +58,8 @@ pub struct GroundTruthArgs {
     /// Trainings at once, which share the threads; 0 = one per thread
     #[arg(long, default_value_t = 0, value_name = "N")]
     jobs: usize,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 impl GroundTruth {
@@ -86,6 +89,7 @@ pub fn run(args: &GroundTruthArgs) -> Result<Ended> {
         data: None,
         fresh: args.fresh,
         jobs: args.jobs,
+        device: args.device.clone(),
         full: false,
         purpose: if args.verify.is_some() { Purpose::Check } else { Purpose::Truth },
     };
@@ -143,7 +147,7 @@ pub fn run(args: &GroundTruthArgs) -> Result<Ended> {
         config: run.truth_hash(),
         data,
         command: command(),
-        versions: versions(),
+        versions: versions(run.engine.hardware()),
         training_seconds: trainings.iter().map(|t| t.seconds).sum(),
         trainings,
     };

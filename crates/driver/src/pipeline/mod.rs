@@ -31,6 +31,8 @@ pub use standalone::Shard;
 
 use crate::Ended;
 use crate::config::{Config, Standalone};
+use crate::device_arg::DeviceArgs;
+use crate::engine::Engine;
 use crate::machine::command;
 use crate::progress::Bar;
 use crate::report::DataSource;
@@ -64,6 +66,8 @@ pub struct RunArgs {
     /// threads; 0 = one per thread, which small networks are fastest with
     #[arg(long, default_value_t = 1, value_name = "N")]
     jobs: usize,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Only for `run`, where the configuration is an experiment: every method, not only the main rows
     #[arg(long)]
     full: bool,
@@ -128,6 +132,7 @@ pub struct Run {
     begin: Mutex<Instant>,
     interrupt: Arc<AtomicBool>,
     parallel: Parallel,
+    engine: Engine,
 }
 
 /// Runs the stages up to `until` (all of them for `None`); `Standalone` needs none before it.
@@ -257,6 +262,7 @@ impl Run {
             begin: Mutex::new(Instant::now()),
             interrupt,
             parallel,
+            engine: Engine::open(&args.device)?,
         };
         // A wrong code or ground truth is found now, not after the supernet is trained.
         results::subnets(&run)?;

@@ -2,19 +2,20 @@
 
 use super::Run;
 use super::adaptive::{Adaptive, Paths};
-use super::supervised::{Feed, Subnets, Supervised};
+use super::supervised::{AnyError, Feed, Subnets, Supervised};
 use crate::config::{Data, Optimizer};
+use crate::engine::{ContrastiveTraining, TeacherStart};
 use crate::weights;
 use anyhow::{Context, Result};
 use slimtau_base::TensorFile;
 use slimtau_ccfs::{Sampler, SamplerKind};
 use slimtau_data::{Dataset, Loader, LoaderConfig, MocoViews, Normalization, Order, Pipeline};
-use slimtau_distill::{Learner, LearnerConfig, Teacher};
-use slimtau_moco::{Moco, MocoConfig};
+use slimtau_distill::{LearnerConfig, Teacher};
+use slimtau_moco::MocoConfig;
 use slimtau_supernet::{BnMode, Plan, Weights};
 use slimtau_train::{Outcome, Schedule, StepReport, TrainState};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -83,16 +84,15 @@ pub fn teacher(run: &Run) -> Result<Outcome> {
     let plan = Plan::subnet(&run.space, layout, &run.space.largest())?;
     let start = Weights::init(layout, config.seed);
     let mut state = Supervised {
-        learner: Learner::new(settings.clone(), Arc::clone(layout), start),
-        config: settings,
+        training: run.engine.supervised(settings, layout, start, None)?,
         feed: Feed::new(loader, stage.steps),
         schedule: stage.optimizer.schedule(stage.steps),
         subnets: Subnets::Fixed(Box::new(plan)),
-        teacher: None,
+        taught: false,
     };
     let outcome = run.train("teacher", stage.steps, &mut state)?;
     if outcome == Outcome::Finished {
-        state.learner.weights().save(layout, &path)?;
+        state.training.weights()?.save(layout, &path)?;
     }
     Ok(outcome)
 }
@@ -126,9 +126,7 @@ pub fn moco(run: &Run) -> Result<Outcome> {
     };
     let start = Weights::load(layout, &run.weights_path("teacher"))?;
     let mut state = Contrastive {
-        moco: Moco::new(settings.clone(), Arc::clone(layout), start),
-        layout: Arc::clone(layout),
-        config: settings,
+        training: run.engine.contrastive(settings, layout, start)?,
         feed: Feed::new(loader, stage.steps),
         schedule: stage.optimizer.schedule(stage.steps),
         temperature: stage.temperature,
@@ -137,7 +135,7 @@ pub fn moco(run: &Run) -> Result<Outcome> {
     };
     let outcome = run.train("moco", stage.steps, &mut state)?;
     if outcome == Outcome::Finished {
-        state.moco.encoder().save(layout, &path)?;
+        state.training.encoder()?.save(layout, &path)?;
     }
     Ok(outcome)
 }
@@ -173,9 +171,14 @@ pub fn ccfs(run: &Run) -> Result<Outcome> {
     let sampler = Sampler::new(&run.space, kind, stage.candidates, stage.keep, config.seed)
         .with_last_candidates(stage.last_candidates.unwrap_or(stage.candidates))
         .with_total_steps(stage.steps);
-    let teacher = Teacher::new(largest, teacher, stage.temperature);
     let learns = kind == SamplerKind::PaDa;
     if learns || stage.dynamic.is_some() {
+        if !run.engine.is_cpu() {
+            eprintln!(
+                "stage 2 with PA&DA or dynamic training: the CPU does it, whatever --device says"
+            );
+        }
+        let teacher = Teacher::new(largest, teacher, stage.temperature);
         let paths = if learns {
             Paths::learned(run, loader, stage.pa_da.clone().unwrap_or_default())
         } else {
@@ -183,11 +186,11 @@ pub fn ccfs(run: &Run) -> Result<Outcome> {
             Paths::Sampled(Box::new(sampler), Box::new(feed))
         };
         let mut state = Adaptive::new(run, settings, start, paths, teacher)?;
-        return to_points(run, &mut state, |state| state.learner().weights());
+        return to_points(run, &mut state, |state| Ok(Cow::Borrowed(state.learner().weights())));
     }
+    let teacher = TeacherStart { plan: largest, weights: teacher, temperature: stage.temperature };
     let mut state = Supervised {
-        learner: Learner::new(settings.clone(), Arc::clone(layout), start),
-        config: settings,
+        training: run.engine.supervised(settings, layout, start, Some(teacher))?,
         feed: Feed::new(loader, stage.steps),
         schedule: stage.optimizer.schedule(stage.steps),
         subnets: Subnets::Sampled {
@@ -195,16 +198,16 @@ pub fn ccfs(run: &Run) -> Result<Outcome> {
             layout: Arc::clone(layout),
             sampler: Box::new(sampler),
         },
-        teacher: Some(teacher),
+        taught: true,
     };
-    to_points(run, &mut state, |state| state.learner.weights())
+    to_points(run, &mut state, |state| state.training.weights())
 }
 
 /// Trains stage 2 from point to point, and keeps the weights of each.
 fn to_points<S: TrainState>(
     run: &Run,
     state: &mut S,
-    weights: impl Fn(&S) -> &Weights,
+    weights: impl Fn(&S) -> Result<Cow<'_, Weights>>,
 ) -> Result<Outcome> {
     let steps = run.config.ccfs.steps;
     for point in 1..=run.points {
@@ -216,16 +219,14 @@ fn to_points<S: TrainState>(
         if outcome != Outcome::Finished {
             return Ok(outcome);
         }
-        weights(state).save(&run.layout, &path)?;
+        weights(state)?.save(&run.layout, &path)?;
     }
     Ok(Outcome::Finished)
 }
 
 /// MoCo in progress.
 struct Contrastive {
-    moco: Moco,
-    config: MocoConfig,
-    layout: Arc<slimtau_supernet::Layout>,
+    training: Box<dyn ContrastiveTraining>,
     feed: Feed,
     schedule: Schedule,
     temperature: [f32; 2],
@@ -243,12 +244,13 @@ impl Contrastive {
 }
 
 impl TrainState for Contrastive {
-    fn step(&mut self, step: u64) -> Result<StepReport, Box<dyn Error + Send + Sync>> {
+    fn step(&mut self, step: u64) -> Result<StepReport, AnyError> {
         let (lr, temperature) = (self.schedule.lr(step), self.temperature(step));
-        let Self { moco, feed, plan, .. } = self;
+        let Self { training, feed, plan, .. } = self;
         feed.with(step, |batch| {
             let second = batch.second.as_deref().ok_or("the loader made no second view")?;
-            let report = moco.step(step, lr, temperature, plan, [&batch.images, second])?;
+            let views = [&batch.images[..], second];
+            let report = training.step(step, lr, temperature, plan, views)?;
             let extra = BTreeMap::from([
                 ("top1".to_owned(), report.top1),
                 ("temperature".to_owned(), f64::from(temperature)),
@@ -257,17 +259,11 @@ impl TrainState for Contrastive {
         })
     }
 
-    fn save(&self) -> TensorFile {
-        self.moco.to_file()
+    fn save(&self) -> Result<TensorFile, AnyError> {
+        Ok(self.training.save()?)
     }
 
-    fn restore(
-        &mut self,
-        path: &Path,
-        _step: u64,
-        state: TensorFile,
-    ) -> Result<(), Box<dyn Error + Send + Sync>> {
-        self.moco = Moco::from_file(self.config.clone(), Arc::clone(&self.layout), path, state)?;
-        Ok(())
+    fn restore(&mut self, path: &Path, _step: u64, state: TensorFile) -> Result<(), AnyError> {
+        Ok(self.training.restore(path, state)?)
     }
 }

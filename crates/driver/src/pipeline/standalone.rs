@@ -8,8 +8,6 @@ use super::stages::{learner_config, train_loader};
 use super::supervised::{Feed, Subnets, Supervised};
 use crate::progress::Bar;
 use anyhow::Result;
-use slimtau_distill::Learner;
-use slimtau_kernels::conv::Isa;
 use slimtau_space::Arch;
 use slimtau_supernet::{BnMode, Layout, Plan, Weights};
 use slimtau_train::{Outcome, StageSettings, read_log, run_stage};
@@ -210,7 +208,7 @@ pub fn train(
     let bar = Bar::new("standalone", trainings.len() as u64 * run.config.standalone.steps);
     let evaluator = || {
         let settings = EvalSettings { bn: BnMode::Tracked, ..EvalSettings::of_run(&run.config) };
-        Evaluator::new(&run.space, Arc::clone(&run.layout), &run.data, settings)
+        Evaluator::new(&run.space, Arc::clone(&run.layout), &run.data, settings, &run.engine)
     };
     let finished = AtomicU64::new(0);
     let stopped = AtomicU64::new(0);
@@ -268,12 +266,11 @@ fn train_one(
     let settings = learner_config(&stage.optimizer, BnMode::Tracked, 0.1);
     let start = Weights::init(&layout, seed);
     let mut state = Supervised {
-        learner: Learner::new(settings.clone(), Arc::clone(&layout), start),
-        config: settings,
+        training: run.engine.supervised(settings, &layout, start, None)?,
         feed: Feed::new(loader, stage.steps),
         schedule: stage.optimizer.schedule(stage.steps),
         subnets: Subnets::Fixed(Box::new(plan.clone())),
-        teacher: None,
+        taught: false,
     };
     let settings = StageSettings {
         name: "standalone".into(),
@@ -292,9 +289,10 @@ fn train_one(
     if let Outcome::Interrupted { step } = outcome {
         return Ok(Err(step));
     }
-    state.learner.weights().save(&layout, &settings.folder.join("weights.safetensors"))?;
-    let accuracy = evaluator.plan_accuracy(state.learner.weights(), &plan)?;
+    let weights = state.training.weights()?;
+    weights.save(&layout, &settings.folder.join("weights.safetensors"))?;
+    let accuracy = evaluator.plan_accuracy(&weights, &plan)?;
     let seconds = read_log(&settings.log())?.last().map_or(0.0, |l| l.seconds);
-    let isa = Isa::best().name().to_owned();
+    let isa = run.engine.arithmetic();
     Ok(Ok(StandaloneResult { code: code.clone(), replicate: *replicate, accuracy, seconds, isa }))
 }

@@ -105,7 +105,7 @@ pub fn stage(run: &Run) -> Result<()> {
             Seed { purpose: "every stage, subnets, bootstrap".into(), seed: config.seed },
             Seed { purpose: "first stand-alone replicate".into(), seed: config.seed + 1000 },
         ],
-        versions: versions(),
+        versions: versions(run.engine.hardware()),
         notes: notes(run),
     };
     report::write(&run.folder, &report)?;

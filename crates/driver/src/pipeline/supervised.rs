@@ -1,10 +1,10 @@
 //! Training with labels as a [`TrainState`]: teacher, CCFS stage and stand-alone networks differ
 //! only in where the subnets of a step come from.
 
+use crate::engine::SupervisedTraining;
 use slimtau_base::TensorFile;
 use slimtau_ccfs::Sampler;
 use slimtau_data::{BatchStream, Loader};
-use slimtau_distill::{Learner, LearnerConfig, Teacher};
 use slimtau_space::SearchSpace;
 use slimtau_supernet::{Layout, Plan};
 use slimtau_train::{Schedule, StepReport, TrainState};
@@ -13,7 +13,7 @@ use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
 
-type AnyError = Box<dyn Error + Send + Sync>;
+pub type AnyError = Box<dyn Error + Send + Sync>;
 
 /// Batches by step, prefetched as long as steps follow each other.
 pub struct Feed {
@@ -59,12 +59,12 @@ pub enum Subnets {
 
 /// Supervised training in progress.
 pub struct Supervised {
-    pub config: LearnerConfig,
-    pub learner: Learner,
+    pub training: Box<dyn SupervisedTraining>,
     pub feed: Feed,
     pub schedule: Schedule,
     pub subnets: Subnets,
-    pub teacher: Option<Teacher>,
+    /// Whether a teacher teaches, too.
+    pub taught: bool,
 }
 
 impl TrainState for Supervised {
@@ -80,15 +80,11 @@ impl TrainState for Supervised {
             }
         };
         let lr = self.schedule.lr(step);
-        let (learner, teacher) = (&mut self.learner, &mut self.teacher);
+        let (training, taught) = (&mut self.training, self.taught);
         self.feed.with(step, |batch| {
-            let soft = match teacher {
-                Some(teacher) => Some(teacher.soft_labels(&batch.images)?),
-                None => None,
-            };
-            let report = learner.step(lr, plans, &batch.images, &batch.labels, soft)?;
+            let report = training.step(lr, plans, batch)?;
             let mut extra = BTreeMap::from([("top1".to_owned(), report.top1)]);
-            if soft.is_some() {
+            if taught {
                 extra.insert("label_loss".into(), report.label_loss);
                 extra.insert("teacher_loss".into(), report.teacher_loss);
             }
@@ -96,13 +92,11 @@ impl TrainState for Supervised {
         })
     }
 
-    fn save(&self) -> TensorFile {
-        self.learner.to_file()
+    fn save(&self) -> Result<TensorFile, AnyError> {
+        Ok(self.training.save()?)
     }
 
     fn restore(&mut self, path: &Path, _step: u64, state: TensorFile) -> Result<(), AnyError> {
-        let layout = Arc::clone(self.learner.layout());
-        self.learner = Learner::from_file(self.config.clone(), layout, path, state)?;
-        Ok(())
+        Ok(self.training.restore(path, state)?)
     }
 }

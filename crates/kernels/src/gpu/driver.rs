@@ -4,6 +4,7 @@ use super::arguments::Arguments;
 use super::{GpuError, cuda, emulator};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What a machine that runs kernels can do. Addresses are bytes in its memory; work runs in the order of the calls.
 pub(super) trait Driver: Send + Sync {
@@ -35,6 +36,14 @@ pub(super) struct Launch {
 #[derive(Clone)]
 pub struct Gpu {
     pub(super) driver: Arc<dyn Driver>,
+    memory: Arc<Memory>,
+}
+
+/// Bytes in buffers.
+#[derive(Default)]
+struct Memory {
+    now: AtomicUsize,
+    peak: AtomicUsize,
 }
 
 impl std::fmt::Debug for Gpu {
@@ -49,14 +58,14 @@ impl Gpu {
     /// # Errors
     /// When driver or compiler are not installed, there is no such GPU, or it is older than compute capability 8.0.
     pub fn open(ordinal: usize) -> Result<Self, GpuError> {
-        Ok(Self { driver: Arc::new(cuda::Cuda::open(ordinal)?) })
+        Ok(Self::on(Arc::new(cuda::Cuda::open(ordinal)?)))
     }
 
     /// The GPU of a stream that others queue work in, too, such as candle's.
     #[cfg(feature = "cuda")]
     pub(crate) fn on_stream(stream: Arc<cudarc::driver::CudaStream>) -> Result<Self, GpuError> {
         let context = stream.context().clone();
-        Ok(Self { driver: Arc::new(cuda::Cuda::on(context, stream)?) })
+        Ok(Self::on(Arc::new(cuda::Cuda::on(context, stream)?)))
     }
 
     /// A CPU that runs the kernels' sources thread by thread, thousands of times slower than a GPU: for tests. `library` is
@@ -66,7 +75,30 @@ impl Gpu {
     /// # Errors
     /// When the library cannot be loaded.
     pub fn emulated(library: &Path, reversed: bool) -> Result<Self, GpuError> {
-        Ok(Self { driver: Arc::new(emulator::Emulator::load(library, reversed)?) })
+        Ok(Self::on(Arc::new(emulator::Emulator::load(library, reversed)?)))
+    }
+
+    fn on(driver: Arc<dyn Driver>) -> Self {
+        Self { driver, memory: Arc::default() }
+    }
+
+    /// Memory that nobody else has, of unspecified contents.
+    pub(super) fn allocate(&self, bytes: usize) -> Result<u64, GpuError> {
+        let address = self.driver.allocate(bytes)?;
+        let now = self.memory.now.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.memory.peak.fetch_max(now, Ordering::Relaxed);
+        Ok(address)
+    }
+
+    /// Gives back what [`Gpu::allocate`] gave.
+    pub(super) fn free(&self, address: u64, bytes: usize) {
+        self.memory.now.fetch_sub(bytes, Ordering::Relaxed);
+        self.driver.free(address);
+    }
+
+    /// The most bytes that buffers of this GPU, of all clones together, have had at once.
+    pub fn peak_memory(&self) -> usize {
+        self.memory.peak.load(Ordering::Relaxed)
     }
 
     /// What the driver calls it.

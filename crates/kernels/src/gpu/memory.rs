@@ -97,7 +97,7 @@ impl<T: Element> Buffer<T> {
         if len > self.capacity {
             self.release();
             // No element is read before something is written there: that is each kernel's contract.
-            self.address = self.gpu.driver.allocate(len * size_of::<T>())?;
+            self.address = self.gpu.allocate(len * size_of::<T>())?;
             self.capacity = len;
         }
         self.len = len;
@@ -114,7 +114,7 @@ impl<T: Element> Buffer<T> {
 
     fn release(&mut self) {
         if self.capacity > 0 {
-            self.gpu.driver.free(self.address);
+            self.gpu.free(self.address, self.capacity * size_of::<T>());
         }
         (self.address, self.len, self.capacity) = (0, 0, 0);
     }
