@@ -18,14 +18,14 @@ name = "tiny"
 seed = 3
 space = "tiny.toml"
 data = { source = "DATA", crop_padding = 1, flip = true }
-teacher = { steps = 6, batch = 4, optimizer = { lr = 0.02, warmup_steps = 2 } }
-ccfs = { steps = 6, batch = 4, sampler = "ccfs-f", candidates = 8, keep = 2, bn = "recalibrated", optimizer = { lr = 0.01, warmup_steps = 1 } }
+teacher = { steps = 4, batch = 4, optimizer = { lr = 0.02, warmup_steps = 2 } }
+ccfs = { steps = 4, batch = 4, sampler = "ccfs-f", candidates = 8, keep = 2, bn = "recalibrated", optimizer = { lr = 0.01, warmup_steps = 1 } }
 subnets = { count = 3 }
 inherit = { batch = 15, recalibration_batches = 1 }
-standalone = { steps = 4, batch = 4, seeds = 1, optimizer = { lr = 0.02, warmup_steps = 1 } }
+standalone = { steps = 2, batch = 4, seeds = 1, optimizer = { lr = 0.02, warmup_steps = 1 } }
 
 [moco]
-steps = 4
+steps = 3
 batch = 4
 optimizer = { lr = 0.01, warmup_steps = 1 }
 queue = 16
@@ -169,7 +169,7 @@ fn a_run_on_a_gpu_is_that_on_the_cpu_but_for_rounding() {
     assert_eq!(fs::read(again).unwrap(), fs::read(gpu.join("inherited.json")).unwrap());
     let bench = ["bench", "eval", "--batch", "4", "--steps", "1", "--json", "--space"];
     let space = case.at("tiny.toml");
-    let line = run(&[&bench, &[word(&space)], &on_gpu[..]].concat()).expect_success();
+    let line = run(&[&bench[..], &[word(&space)], &on_gpu].concat()).expect_success();
     let line: Value = serde_json::from_str(&line).unwrap();
     assert!(line["peak_device_mib"].as_f64().unwrap() > 0.0, "{line}");
 
