@@ -49,6 +49,9 @@ pub struct SettingArgs {
     /// Images per batch; memory grows with it: the maps of one batch in every block of a subnet [default: 250]
     #[arg(long, value_name = "N")]
     batch: Option<usize>,
+    /// Threads that load images; 0 = one per core, at most 8. Results do not depend on it [default: data.workers of --config, or 0]
+    #[arg(long, value_name = "N")]
+    workers: Option<usize>,
 }
 
 /// What [`SettingArgs`] and the configuration that they may name come to.
@@ -78,11 +81,13 @@ impl SettingArgs {
         let mut data = DataTable::of_source(self.data.as_deref().unwrap_or("embedded"));
         data.corrupt = self.corrupt.unwrap_or_default();
         data.crop_fraction = self.crop_fraction.map_or_else(Default::default, CropFraction);
+        data.with_workers(self.workers)?;
         let settings = EvalSettings {
             crop: data.evaluation(),
             bn: self.bn.unwrap_or(BnMode::Tracked),
             batch: self.batch.unwrap_or(250),
             recalibration_batches: self.recalibration_batches.unwrap_or(8),
+            workers: data.workers,
         };
         let space = self.space.as_deref().context("--space or --config is needed")?;
         Ok(Setting { space: SearchSpace::load(space)?, settings, data, config: None })
@@ -122,6 +127,7 @@ impl SettingArgs {
             }
         };
         check_recorded(&text, 0, &recorded_space(&space)).with_context(|| shown.to_string())?;
+        config.data.with_workers(self.workers)?;
         let mut settings = EvalSettings::of_run(&config);
         if standalone {
             settings.bn = self.bn.unwrap_or(BnMode::Tracked);
@@ -152,6 +158,7 @@ impl SettingArgs {
             ("--batch", self.batch.is_some()),
             ("--crop-fraction", self.crop_fraction.is_some()),
             ("--corrupt", self.corrupt.is_some()),
+            ("--workers", self.workers.is_some()),
         ];
         options.iter().find(|(_, given)| *given).map(|(name, _)| *name)
     }
