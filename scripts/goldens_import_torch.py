@@ -8,6 +8,7 @@ stored; its state dict is the truth, written by the safetensors package. `torch.
 - plain: the state dict as it is, with batch counters
 - wrapped: torchvision's names under `module.`, in a training program's dictionary, as parameters where they
   are; conv weights channels-last (strided), the classifier a view into a larger storage
+- shared: every tensor a view of one storage, as flattened parameters are
 - mixed: conv weights float16, BN float64, the classifier bfloat16 (also as safetensors)
 - old: how the format before PyTorch 1.6 begins (further on it holds memory addresses, never the same)
 """
@@ -75,6 +76,16 @@ def strided(name, value):
     return value
 
 
+def shared(state):
+    """The same tensors, the parts of one storage (batch counters apart: integers)."""
+    floats = {k: v for k, v in state.items() if v.is_floating_point()}
+    flat, at, out = torch.cat([v.flatten() for v in floats.values()]), 0, dict(state)
+    for k, v in floats.items():
+        out[k] = flat[at : at + v.numel()].view(v.shape)
+        at += v.numel()
+    return out
+
+
 def narrowed(name, value):
     if "num_batches" in name:
         return value
@@ -100,6 +111,7 @@ def main():
         wrapped["module." + torchvision_name(k)] = nn.Parameter(v) if k in parameters else v
     everything = {"epoch": 3, "best": 0.5, "optimizer": {"state": {0: [1, (2, None)]}}, "state_dict": wrapped}
     torch.save(everything, FOLDER / "wrapped.pth")
+    torch.save(shared(state), FOLDER / "shared.pth")
     mixed = {k: narrowed(k, v) for k, v in state.items()}
     torch.save(mixed, FOLDER / "mixed.pth")
     save_file(mixed, FOLDER / "mixed.safetensors")

@@ -46,6 +46,7 @@ fn help_of_every_command_works() {
         "rank",
         "rank score",
         "rank eval",
+        "rank merge",
         "report",
         "bench",
     ] {

@@ -48,17 +48,22 @@ fn case(corrupt: &str) -> tempfile::TempDir {
 }
 
 fn inherit(root: &Path, out: &str, threads: &str) -> Finished {
+    inherit_with(root, out, &["--threads", threads])
+}
+
+fn inherit_with(root: &Path, out: &str, more: &[&str]) -> Finished {
     let (config, out) = (root.join("config.toml"), root.join(out));
-    let (config, out) = (word(&config), word(&out));
-    run(&["inherit", "--config", config, "--out", out, "--threads", threads])
+    let words = ["inherit", "--config", word(&config), "--out", word(&out)];
+    run(&[&words, more].concat())
 }
 
 #[test]
 fn damaged_files_are_skipped_in_the_same_way_by_any_number_of_threads() {
     let root = case("skip");
     let mut results = Vec::new();
-    for (out, threads) in [("one", "1"), ("two", "2")] {
-        let finished = inherit(root.path(), out, threads);
+    for (out, threads, workers) in [("one", "1", "1"), ("two", "2", "2"), ("four", "2", "4")] {
+        let more = ["--threads", threads, "--workers", workers];
+        let finished = inherit_with(root.path(), out, &more);
         let stderr = finished.stderr.clone();
         finished.expect_success();
         let lines = |needle: &str| stderr.lines().filter(|line| line.contains(needle)).count();
@@ -73,6 +78,40 @@ fn damaged_files_are_skipped_in_the_same_way_by_any_number_of_threads() {
         assert!(text.contains("# validation: 3 images (all but 1 that"), "{text}");
     }
     assert!(results[0] == results[1], "one thread and two");
+    assert!(results[0] == results[2], "two threads that load images and four");
+}
+
+#[test]
+fn threads_that_load_are_not_part_of_a_run() {
+    let root = case("skip");
+    let config = root.path().join("config.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    let with = |key: &str| {
+        put(
+            root.path(),
+            "config.toml",
+            text.replace("flip = true", &format!("flip = true\n{key}")),
+        );
+    };
+    with("workers = 2");
+    inherit_with(root.path(), "out", &[]).expect_success();
+    let out = root.path().join("out");
+    let kept = fs::read_to_string(out.join("config.toml")).unwrap();
+    assert!(!kept.contains("workers"), "{kept}");
+    // Stage 3 alone is done again, by the run's configuration as it was, with other threads, and without the key.
+    for key in ["workers = 3", ""] {
+        let inherited = fs::read(out.join("inherited.json")).unwrap();
+        fs::remove_file(out.join("inherited.json")).unwrap();
+        with(key);
+        inherit_with(root.path(), "out", &[]).expect_success();
+        assert_eq!(fs::read(out.join("inherited.json")).unwrap(), inherited, "{key}");
+        assert_eq!(fs::read_to_string(out.join("config.toml")).unwrap(), kept);
+    }
+    let many = inherit_with(root.path(), "out", &["--workers", "5000"]);
+    assert_refused(&many, &["--workers 5000: at most 1024 threads"]);
+    with("workers = 5000");
+    let many = inherit_with(root.path(), "out", &[]);
+    assert_refused(&many, &["config.toml", "data.workers = 5000: at most 1024 threads"]);
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! A run that is killed or interrupted anywhere, as often as one likes, ends in the same bytes as
-//! one that never was; and so does one with another number of threads.
+//! one that never was; and so does one with another number of threads, to compute or to load images.
 
 mod program;
 
@@ -167,8 +167,10 @@ fn a_run_killed_in_every_stage_ends_as_if_it_never_was() {
     let expected = case.finish("whole", &[]);
     let out = case.path("killed");
     let mut hit = BTreeSet::new();
-    for moment in MOMENTS {
-        let mut child = command(&case.words("killed", &[])).spawn().unwrap();
+    // Every start loads images in another way than the one before.
+    for (moment, workers) in MOMENTS.iter().zip(["1", "2", "4", "0", "3"].iter().cycle()) {
+        let words = case.words("killed", &["--workers", workers]);
+        let mut child = command(&words).spawn().unwrap();
         let came = moment.wait(&mut child, &out);
         child.kill().unwrap();
         let finished: Finished = child.wait_with_output().unwrap().into();

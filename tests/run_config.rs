@@ -1,10 +1,12 @@
-//! `rank eval`, `search` and `export` with a run's configuration see what the run's own stage 3 sees.
+//! `rank eval` and `merge`, `search`, `export` and `forward` with a run's configuration see what the run's own stage 3 sees.
 
 mod program;
 
 use program::{Case, Finished, NARROW_CODES, assert_refused, idx_folder, put, run, word};
 use slimtau_base::TensorFile;
 use slimtau_ranking::Scores;
+use slimtau_space::SearchSpace;
+use slimtau_supernet::{Layout, Plan, Session, Weights};
 use std::fs;
 
 /// A run of which every key counts for its inherited accuracies.
@@ -80,6 +82,99 @@ fn commands_with_a_runs_configuration_evaluate_as_the_run_does() {
     for needle in [training, "\"images\":24,", "\"bn\":\"recalibrated\"", "\"batch\":50,"] {
         assert!(log.lines().next().unwrap().contains(needle), "{needle}: {log}");
     }
+}
+
+/// `rank merge` of parts of the case.
+fn merge(case: &Case, more: &[&str], parts: &[&str]) -> Finished {
+    let path = |word: &str| match word.strip_prefix('@') {
+        Some(name) => word_of(case, name),
+        None => word.to_owned(),
+    };
+    let words = ["rank", "merge", "--codes", "@codes.txt", "--output", "@merged.json"];
+    run(&words.iter().chain(more).chain(parts).map(|word| path(word)).collect::<Vec<_>>())
+}
+
+fn word_of(case: &Case, name: &str) -> String {
+    word(&case.at(name)).to_owned()
+}
+
+#[test]
+fn parts_join_by_the_space_of_a_configuration() {
+    let case = case();
+    for (shard, part) in [("1/2", "@one"), ("2/2", "@two")] {
+        let words = ["--codes", "@codes.txt", "--output", part, "--shard", shard];
+        let own = ["--config", "@config.toml", "--workers", "2"];
+        command(&case, "rank eval", &[&words[..], &own].concat()).expect_success();
+    }
+    let expected = fs::read_to_string(case.at("out/inherited.json")).unwrap();
+    let text = fs::read_to_string(case.at("config.toml")).unwrap();
+    let methods = "[experiment]\nseeds = 1\n[[method]]\nname = \"x\"\ngroup = \"BN treatment\"\nabout = \"x\"\n";
+    put(case.folder.path(), "experiment.toml", format!("{text}{methods}"));
+    let parts = ["@one", "@two"];
+    for words in [
+        &["--config", "@config.toml"][..],
+        &["--config", "@out/config.toml", "--space", "@narrow.toml"],
+        &["--config", "@experiment.toml"],
+        &["--space", "@narrow.toml"],
+    ] {
+        merge(&case, words, &parts).expect_success();
+        assert_eq!(fs::read_to_string(case.at("merged.json")).unwrap(), expected, "{words:?}");
+        fs::remove_file(case.at("merged.json")).unwrap();
+    }
+    let refused = |words: &[&str], needles: &[&str]| {
+        assert_refused(&merge(&case, words, &parts), needles);
+        assert!(!case.at("merged.json").exists());
+    };
+    refused(&["--config", "@out/config.toml"], &["out/config.toml", "narrow.toml", "--space"]);
+    refused(&["--config", "@config.toml", "--space", "tiny"], &["--space tiny", "config.toml"]);
+    let other = ["--config", "@out/config.toml", "--space", "tiny"];
+    refused(&other, &["out/config.toml", "the run had space narrow", "tiny"]);
+    put(case.folder.path(), "its-folder.toml", "# space x: 1\n\n# experiment on truth 2\n");
+    let folder = ["--config", "@its-folder.toml"];
+    refused(&folder, &["its-folder.toml", "holds no configuration"]);
+}
+
+#[test]
+fn logits_with_a_configuration_are_those_of_the_exported_network() {
+    let case = case();
+    let code = NARROW_CODES[2];
+    let space = SearchSpace::load(word(&case.at("narrow.toml"))).unwrap();
+    let mut images = TensorFile::default();
+    let values: Vec<f32> = (0..3 * 16 * 16).map(|i| (i % 37) as f32 / 9.0 - 2.0).collect();
+    images.insert("images", &[3, 1, 16, 16], values.clone());
+    images.write(&case.at("x.safetensors")).unwrap();
+    let logits = |more: &[&str]| {
+        let words = ["--arch", code, "--input", "@x.safetensors", "--output", "@y.safetensors"];
+        command(&case, "forward", &[&words, more].concat()).expect_success();
+        TensorFile::read(&case.at("y.safetensors")).unwrap().tensors["logits"].data.clone()
+    };
+
+    let net = ["--output", "@net.safetensors", "--arch", code, "--config", "@config.toml"];
+    command(&case, "export", &net).expect_success();
+    let network = space.resolve(&space.parse(code).unwrap()).unwrap();
+    let layout = Layout::standalone(&network);
+    let plan = Plan::new(&network, &layout).unwrap();
+    let Weights { params, buffers } = Weights::load(&layout, &case.at("net.safetensors")).unwrap();
+    // One channel: [N, 1, H, W] and [N, H, W, 1] are the same.
+    let expected = Session::new().infer(&plan, &params, &buffers, &values).unwrap().to_vec();
+
+    assert_eq!(logits(&["--config", "@config.toml"]), expected);
+    assert_eq!(
+        logits(&["--config", "@out/config.toml", "--space", "@narrow.toml", "--workers", "2"]),
+        expected
+    );
+    // By the space alone, the checkpoint's own statistics count.
+    assert_ne!(logits(&["--space", "@narrow.toml"]), expected);
+
+    let refused = |more: &[&str], needles: &[&str]| {
+        let words = ["--arch", code, "--input", "@x.safetensors", "--output", "@z.safetensors"];
+        assert_refused(&command(&case, "forward", &[&words, more].concat()), needles);
+        assert!(!case.at("z.safetensors").exists());
+    };
+    let data = ["--space", "@narrow.toml", "--data", "@data"];
+    refused(&data, &["--data: needs --bn recalibrated", "--bn tracked looks at no images"]);
+    let other = ["--config", "@config.toml", "--bn", "tracked"];
+    refused(&other, &["--bn tracked", "config.toml has recalibrated"]);
 }
 
 #[test]

@@ -77,12 +77,19 @@ impl TensorFile {
     /// # Errors
     /// When the file is missing, truncated, holds another element type, or fails its checksum.
     pub fn read(path: &Path) -> Result<Self, FileError> {
-        let bytes = read_bytes(path)?;
+        Self::parse(path, &read_bytes(path)?)
+    }
+
+    /// The same of a file's bytes, where they are in memory already; `path` is what errors name.
+    ///
+    /// # Errors
+    /// Those of [`TensorFile::read`], except that the bytes are there.
+    pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self, FileError> {
         let bad = |problem: String| FileError::contents(path, problem);
         let broken =
             |e| bad(format!("not a complete safetensors file ({e}); it is damaged or truncated"));
-        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(broken)?;
-        let file = SafeTensors::deserialize(&bytes).map_err(broken)?;
+        let (_, header) = SafeTensors::read_metadata(bytes).map_err(broken)?;
+        let file = SafeTensors::deserialize(bytes).map_err(broken)?;
         let mut out = Self::default();
         for (name, view) in file.iter() {
             if name.ends_with("num_batches_tracked") {

@@ -1,5 +1,5 @@
-//! Goes through the training images of a folder as training or evaluation does, with one loader thread, and prints
-//! images and seconds: `cargo run --release -p slimtau-data --example epochs -- FOLDER train|eval N`.
+//! Goes through the training images of a folder as training or evaluation does, with one loader thread or as many as are given,
+//! and prints images and seconds: `cargo run --release -p slimtau-data --example epochs -- FOLDER train|eval N [WORKERS]`.
 //! `scripts/compare_loader.py` compares it with torchvision.
 
 use slimtau_data::{
@@ -10,9 +10,10 @@ use std::time::Instant;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [folder, kind, epochs] = &arguments[..] else {
-        return Err("usage: epochs FOLDER train|eval N".into());
+    let [folder, kind, epochs, more @ ..] = &arguments[..] else {
+        return Err("usage: epochs FOLDER train|eval N [WORKERS]".into());
     };
+    let workers = more.first().map_or(Ok(1), |workers| workers.parse())?;
     let pipeline = match &**kind {
         "train" => Pipeline::ResizedCropFlip(ResizedCropFlip::default()),
         "eval" => Pipeline::Eval(Default::default()),
@@ -21,7 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let epochs: u64 = epochs.parse()?;
     let train = open(&format!("images:{folder}").parse::<Source>()?)?.train;
     let config = LoaderConfig {
-        workers: 1,
+        workers,
         order: if kind == "train" { Order::Shuffled } else { Order::Sequential },
         ..LoaderConfig::train(pipeline, Normalization::imagenet(), 50, 1)
     };

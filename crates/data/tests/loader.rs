@@ -7,6 +7,7 @@ use slimtau_data::{
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 fn small() -> Arc<dyn Dataset> {
     let train = open(&Source::Embedded).unwrap().train;
@@ -55,6 +56,44 @@ fn any_number_of_workers_gives_the_direct_batches() {
                     n += 1;
                 }
                 assert_eq!(n, 13, "{workers} workers");
+            }
+        }
+    }
+}
+
+/// A training that is stopped anywhere and goes on with another number of workers, over photographs of many sizes and
+/// over images in memory.
+#[test]
+fn resuming_with_other_workers_changes_no_bit() {
+    let goldens = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens");
+    let folder = tempfile::tempdir().unwrap();
+    let names = ["grey.jpg", "odd444.jpg", "portrait.jpg", "wide.png", "large.jpg", "cmyk.jpg"];
+    for (i, name) in names.iter().enumerate() {
+        for part in ["train", "val"] {
+            let class = folder.path().join(part).join(format!("class{}", i % 2));
+            std::fs::create_dir_all(&class).unwrap();
+            std::fs::copy(format!("{goldens}/{name}"), class.join(name)).unwrap();
+        }
+    }
+    let source = Source::ImageFolder { folder: folder.path().into(), size: 48, channels: 3 };
+    let photographs = open(&source).unwrap().train;
+    assert!(photographs.decodes() && !small().decodes());
+    for (dataset, pipelines) in [(photographs, &pipelines()[2..]), (small(), &pipelines()[1..])] {
+        let normalization = Normalization::identity(dataset.channels());
+        for pipeline in pipelines {
+            let loader = |workers| {
+                let config = LoaderConfig::train(*pipeline, normalization.clone(), 7, 3);
+                Loader::new(dataset.clone(), LoaderConfig { workers, ..config }).unwrap()
+            };
+            let direct = loader(0);
+            let expected: Vec<Batch> = (0..9).map(|step| direct.batch(step).unwrap()).collect();
+            for (first, then) in [(1, 2), (2, 4), (4, 1), (3, 0)] {
+                let before = loader(first);
+                let mut got: Vec<Batch> = Vec::new();
+                got.extend(before.stream(0, 9).take(4).map(Result::unwrap));
+                got.extend(loader(then).stream(4, 9).map(Result::unwrap));
+                assert_eq!(got.len(), expected.len());
+                got.iter().zip(&expected).for_each(|(got, expected)| assert_same(got, expected));
             }
         }
     }
@@ -191,10 +230,29 @@ fn dropping_a_stream_stops_and_joins_its_threads() {
         // All threads are gone, with their references to the dataset.
         drop(loader);
         assert_eq!(Arc::strong_count(&dataset), 1);
-        // They were never further ahead than their channels allow: per thread one batch waiting
-        // and one in the making, or waiting to be sent.
-        let most = 10 * (taken + 2 * 3 + 3);
-        assert!(dataset.asked.load(Ordering::Relaxed) <= most);
+        assert!(dataset.asked.load(Ordering::Relaxed) <= 10 * (taken + 4));
+    }
+}
+
+/// Memory is bounded by it: a batch of two views of 256 photographs is 308 MB.
+#[test]
+fn no_number_of_workers_gets_further_ahead() {
+    for (workers, ahead) in [(1, 2), (2, 4), (4, 4), (16, 4)] {
+        let (dataset, loader) = failing(1000, false, workers);
+        let mut stream = loader.stream(0, u64::MAX);
+        for taken in 1..4 {
+            stream.next().unwrap().unwrap();
+            let most = 10 * (taken + ahead);
+            let asked = || dataset.asked.load(Ordering::Relaxed);
+            let begin = Instant::now();
+            while asked() < most {
+                assert!(begin.elapsed() < Duration::from_secs(20), "{workers} workers stand still");
+                std::thread::yield_now();
+            }
+            // Time to go too far.
+            std::thread::sleep(Duration::from_millis(5));
+            assert_eq!(asked(), most, "{workers} workers");
+        }
     }
 }
 

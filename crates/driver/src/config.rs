@@ -328,9 +328,10 @@ impl Config {
             anyhow::ensure!(known, "{}: without: there is no table `{name}`", named());
         }
         merge(&mut table, &method.set);
-        let config: Self = table
+        let mut config: Self = table
             .try_into()
             .map_err(|e: toml::de::Error| anyhow::anyhow!("{}: {}", named(), e.message()))?;
+        config.data.workers = self.data.workers; // never written
         config.check().with_context(named)?;
         Ok(config)
     }
@@ -500,5 +501,13 @@ mod tests {
             n_methods += config.methods.len();
         }
         assert!(n_methods >= 12, "{n_methods}");
+    }
+
+    #[test]
+    fn methods_load_images_as_the_experiment_does() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
+        let mut config = Config::load(&folder.join("reproduce.toml")).unwrap();
+        config.data.workers = 3;
+        assert_eq!(config.of_method(&config.methods[0]).unwrap().data.workers, 3);
     }
 }

@@ -53,7 +53,6 @@ enum Command {
     /// Look at search spaces: counts, costs, draws
     #[command(subcommand)]
     Space(commands::space::Space),
-    /// Logits of one subnet for images in a safetensors file
     Forward(commands::forward::Forward),
     Export(commands::export::Export),
     /// Weights of other programs (.pdparams, .pth, safetensors) as a checkpoint

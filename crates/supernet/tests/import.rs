@@ -101,6 +101,8 @@ fn pytorchs_files_come_back_bit_for_bit() {
     for (name, format, naming) in [
         ("plain.safetensors", Format::Safetensors, Naming::Competition),
         ("plain.pth", Format::Torch, Naming::Competition),
+        // Views of one storage.
+        ("shared.pth", Format::Torch, Naming::Competition),
         // Channels-last convolutions, and a classifier inside a larger storage.
         ("wrapped.pth", Format::Torch, Naming::Torchvision),
     ] {

@@ -142,6 +142,10 @@ impl Dataset for Composed {
         Ok((canvas, canvas))
     }
 
+    fn decodes(&self) -> bool {
+        self.source.decodes()
+    }
+
     fn describe(&self) -> String {
         let ComposedConfig { len, items, canvas, item, seed } = self.config;
         format!(

@@ -179,6 +179,10 @@ impl Dataset for ImageFolder {
         decode(&file, self.channels, pixels).map_err(|source| DataError::Decode { path, source })
     }
 
+    fn decodes(&self) -> bool {
+        true
+    }
+
     fn describe(&self) -> String {
         // Part of what decides results: other pixels or labels need other words.
         let mut text = format!(

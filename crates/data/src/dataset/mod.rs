@@ -63,6 +63,12 @@ pub trait Dataset: Send + Sync {
     /// May panic when `i >= len()`.
     fn image(&self, i: usize, pixels: &mut Vec<u8>) -> Result<(usize, usize), DataError>;
 
+    /// Whether [`Dataset::image`] decodes a file. That takes milliseconds, where other images take microseconds, so
+    /// several threads may have to do it to keep up with training.
+    fn decodes(&self) -> bool {
+        false
+    }
+
     /// One line for logs and reports: which data this is, and how much of it.
     fn describe(&self) -> String;
 }

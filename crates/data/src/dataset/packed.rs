@@ -217,6 +217,10 @@ impl Dataset for PackedImages {
             .map_err(|source| DataError::Decode { path: path(), source })
     }
 
+    fn decodes(&self) -> bool {
+        true
+    }
+
     fn describe(&self) -> String {
         format!(
             "packed images {} ({}): {} images for {size} x {size} x {}, decoded as by Pillow, {} classes",

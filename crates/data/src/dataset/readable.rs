@@ -80,6 +80,10 @@ impl Dataset for Replaced {
         Err(own)
     }
 
+    fn decodes(&self) -> bool {
+        self.dataset.decodes()
+    }
+
     fn describe(&self) -> String {
         format!(
             "{}, those that cannot be decoded replaced by the next of their class",

@@ -77,6 +77,10 @@ impl Dataset for Subset {
         self.dataset.image(self.indices[i] as usize, pixels)
     }
 
+    fn decodes(&self) -> bool {
+        self.dataset.decodes()
+    }
+
     fn describe(&self) -> String {
         format!("{} images ({}) of {}", self.len(), self.what, self.dataset.describe())
     }

@@ -2,6 +2,7 @@
 //! images, step) where the caller chooses the images.
 
 mod drawn;
+mod hands;
 mod order;
 mod stream;
 
@@ -9,8 +10,9 @@ pub use order::{LastBatch, Order};
 pub use stream::BatchStream;
 
 use crate::transform::{EvalCrop, Pixels};
-use crate::{DataError, Dataset, Normalization, Pipeline, Scratch};
+use crate::{DataError, Dataset, Normalization, Pipeline};
 use drawn::Places;
+use hands::{Ended, Hands};
 use order::Positions;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -25,8 +27,8 @@ pub struct LoaderConfig {
     pub batch: usize,
     /// Decides the order and every augmentation.
     pub seed: u64,
-    /// Threads that [`Loader::stream`] prepares batches with; 0 prepares each in the caller's
-    /// thread when it is asked for. Never changes a batch.
+    /// Threads that [`Loader::stream`] prepares batches with, at most a few thousand; 0 prepares each in the
+    /// caller's thread when it is asked for. Never changes a batch, nor how many there are at a time.
     pub workers: usize,
     /// In which order an epoch visits the images.
     pub order: Order,
@@ -102,11 +104,12 @@ struct Shared {
     spare: Arc<Mutex<Vec<Batch>>>,
 }
 
-/// Buffers of one thread.
-#[derive(Default)]
-struct Buffers {
-    pixels: Vec<u8>,
-    scratch: Scratch,
+/// An image that is to be made: its place in the batch is where the slices lie.
+struct Place<'a> {
+    at: u64,
+    index: u32,
+    image: &'a mut [f32],
+    second: Option<&'a mut [f32]>,
 }
 
 impl Loader {
@@ -172,12 +175,12 @@ impl Loader {
     /// # Errors
     /// When an image cannot be read, `step` lies beyond 64-bit positions, or nothing was drawn for it.
     pub fn batch(&self, step: u64) -> Result<Batch, DataError> {
-        let batch = self.shared.assemble(step, &mut Buffers::default(), || true)?;
+        let batch = self.shared.assemble(step, &Hands::default(), || true)?;
         Ok(batch.expect("assembling is only given up where told so"))
     }
 
-    /// The batches of steps `from..to`, in order, prepared ahead by `workers` threads (each at most
-    /// two batches ahead). Equal to calling [`Loader::batch`] for each, whatever the number of
+    /// The batches of steps `from..to`, in order, prepared ahead by `workers` threads, which share the
+    /// images of a batch: at most two batches ahead with one worker, four with more. Equal to calling [`Loader::batch`] for each, whatever the number of
     /// threads. Ends after the first error; dropping it stops and joins the threads.
     pub fn stream(&self, from: u64, to: u64) -> BatchStream {
         BatchStream::new(Arc::clone(&self.shared), from, to)
@@ -186,8 +189,8 @@ impl Loader {
     /// Hands a used batch back, so that a later one takes over its buffers.
     pub fn recycle(&self, batch: Batch) {
         let mut spare = self.shared.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        // More than the threads hold at once would never be taken.
-        if spare.len() < 2 * self.shared.config.workers.max(1) {
+        // More than a stream holds at once would never be taken.
+        if spare.len() < stream::MOST_AHEAD {
             spare.push(batch);
         }
     }
@@ -198,8 +201,8 @@ impl Shared {
     fn assemble(
         &self,
         step: u64,
-        buffers: &mut Buffers,
-        go_on: impl Fn() -> bool,
+        hands: &Hands,
+        go_on: impl Fn() -> bool + Sync,
     ) -> Result<Option<Batch>, DataError> {
         let Self { dataset, config, .. } = self;
         let (size, channels) = (dataset.size(), dataset.channels());
@@ -216,25 +219,31 @@ impl Shared {
             second.resize(n * n_values, 0.0);
             second
         });
-        for (k, (at, index)) in draws.into_iter().enumerate() {
-            if !go_on() {
-                return Ok(None);
-            }
-            let i = index as usize;
-            let (height, width) = dataset.image(i, &mut buffers.pixels)?;
+        for (_, index) in &draws {
+            labels.push(dataset.label(*index as usize));
+            indices.push(*index);
+        }
+        let mut seconds = second.as_mut().map(|second| second.chunks_exact_mut(n_values));
+        let places = draws.into_iter().zip(images.chunks_exact_mut(n_values));
+        let places = places.map(|((at, index), image)| {
+            let second = seconds.as_mut().and_then(Iterator::next);
+            Place { at, index, image, second }
+        });
+        let made = hands.each(places.collect(), go_on, |buffers, place| {
+            let Place { at, index, image, second } = place;
+            let (height, width) = dataset.image(index as usize, &mut buffers.pixels)?;
             let pixels = Pixels { data: &buffers.pixels, height, width, channels };
             let mut rng = self.places.augmentation(config.seed, dataset.len(), at, index);
-            let mut view = |out: &mut [f32]| {
+            for out in [Some(image), second].into_iter().flatten() {
                 let scratch = &mut buffers.scratch;
                 config.pipeline.view(pixels, size, &config.normalization, &mut rng, scratch, out);
-            };
-            let range = k * n_values..(k + 1) * n_values;
-            view(&mut images[range.clone()]);
-            if let Some(second) = &mut second {
-                view(&mut second[range]);
             }
-            labels.push(dataset.label(i));
-            indices.push(index);
+            Ok(())
+        });
+        match made {
+            Ok(()) => {}
+            Err(Ended::Stopped) => return Ok(None),
+            Err(Ended::Failed(error)) => return Err(error),
         }
         let shape = [n, size, size, channels];
         Ok(Some(Batch { images, second, labels, indices, shape }))

@@ -1,10 +1,9 @@
 //! `slimtau export`: one subnet as a network of its own.
 
-use super::inherited::{Setting, SettingArgs};
-use crate::pipeline::calibration;
+use super::inherited::SettingArgs;
 use crate::weights::{self, Of};
 use anyhow::{Result, bail, ensure};
-use slimtau_supernet::{BnMode, Layout, OnnxNorms, Plan, Session, Weights, recalibrate};
+use slimtau_supernet::{BnMode, Layout, OnnxNorms, Plan};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -82,10 +81,7 @@ pub fn run(args: &Export) -> Result<()> {
         false => Of::Supernet(space),
     };
     let mut weights = weights::load(&layout, &args.checkpoint, of)?;
-    let mut statistics = "the checkpoint's".to_owned();
-    if setting.settings.bn == BnMode::Recalibrated {
-        statistics = measure(&setting, &plan, &mut weights)?;
-    }
+    let statistics = setting.give_statistics(&plan, &mut weights)?;
 
     let network = plan.network();
     let (params, macs) = (network.params(), network.macs());
@@ -132,9 +128,7 @@ pub fn run(args: &Export) -> Result<()> {
 
 /// Refuses options that would have no effect, and an output that would replace its own source.
 fn check(args: &Export, format: Format, bn: BnMode) -> Result<()> {
-    if let (true, Some(option)) = (bn != BnMode::Recalibrated, args.setting.given_for_images()) {
-        bail!("{option}: needs --bn recalibrated; --bn {bn} looks at no images");
-    }
+    args.setting.check_for_statistics(bn)?;
     ensure!(
         !args.keep_norms || format == Format::Onnx,
         "--keep-norms: for .onnx only; a .safetensors file always has batch norm by itself"
@@ -149,16 +143,4 @@ fn check(args: &Export, format: Format, bn: BnMode) -> Result<()> {
         args.output.display()
     );
     Ok(())
-}
-
-/// Measures the subnet's own statistics, and says on how many images.
-fn measure(setting: &Setting, plan: &Plan, weights: &mut Weights) -> Result<String> {
-    let images = calibration(&setting.open_data()?, setting.settings)?;
-    let Weights { params, buffers } = weights;
-    let each = images.iter().map(Vec::as_slice);
-    recalibrate(&mut Session::new(), plan, params, buffers, each)?;
-    let values: usize = images.iter().map(Vec::len).sum();
-    let n = values / plan.image_len();
-    // Not which images: a source's description may name a folder, and this text goes wherever the file goes.
-    Ok(format!("measured on {n} training images ({} batches)", images.len()))
 }

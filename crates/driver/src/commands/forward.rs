@@ -1,18 +1,21 @@
 //! `slimtau forward`: logits of one subnet.
 
-use crate::SpaceArg;
+use super::inherited::SettingArgs;
 use crate::weights::{self, Of};
 use anyhow::{Result, bail};
 use slimtau_base::TensorFile;
 use slimtau_supernet::{Layout, Plan, Session};
 use std::path::PathBuf;
 
-/// Eval-mode logits of one subnet for the images in a safetensors file.
+/// Logits of one subnet for images in a safetensors file
+///
+/// In evaluation mode, with the checkpoint's BN statistics as they are; or, with --bn recalibrated or a --config that says so,
+/// with the subnet's own, measured on training images as `rank eval` and `export` do. The options on images are for that alone.
 #[derive(clap::Args)]
 pub struct Forward {
     #[command(flatten)]
-    space: SpaceArg,
-    /// Weights of the supernet (safetensors); their BN statistics are used as they are
+    setting: SettingArgs,
+    /// Weights of the supernet (safetensors)
     #[arg(long, value_name = "FILE")]
     checkpoint: PathBuf,
     /// The subnet's code
@@ -28,10 +31,12 @@ pub struct Forward {
 
 /// Runs the command.
 pub fn run(args: &Forward) -> Result<()> {
-    let space = args.space.load()?;
-    let layout = Layout::supernet(&space)?;
-    let plan = Plan::subnet(&space, &layout, &space.parse(&args.arch)?)?;
-    let weights = weights::load(&layout, &args.checkpoint, Of::Supernet(&space))?;
+    let setting = args.setting.resolve(false)?;
+    args.setting.check_for_statistics(setting.settings.bn)?;
+    let space = &setting.space;
+    let layout = Layout::supernet(space)?;
+    let plan = Plan::subnet(space, &layout, &space.parse(&args.arch)?)?;
+    let mut weights = weights::load(&layout, &args.checkpoint, Of::Supernet(space))?;
     let mut input = TensorFile::read(&args.input)?;
     let shown = args.input.display();
     let Some(images) = input.tensors.remove("images") else {
@@ -46,6 +51,7 @@ pub fn run(args: &Forward) -> Result<()> {
             space.name
         ),
     };
+    setting.give_statistics(&plan, &mut weights)?;
     let nhwc = to_nhwc(&images.data, n, channels);
     let mut session = Session::new();
     let image = plan.image_len();

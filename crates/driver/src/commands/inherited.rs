@@ -4,8 +4,8 @@ use crate::config::{Config, Corrupt, CropFraction, Data as DataTable};
 use crate::device_arg::DeviceArgs;
 use crate::engine::Engine;
 use crate::pipeline::{
-    EvalSettings, Evaluation, Evaluator, Log, check_recorded, open_run_data, recorded_images,
-    recorded_space,
+    EvalSettings, Evaluation, Evaluator, Log, calibration, check_recorded, open_run_data,
+    recorded_images, recorded_space,
 };
 use crate::progress::Bar;
 use crate::weights::{self, Of};
@@ -13,7 +13,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use slimtau_base::read_text;
 use slimtau_data::Data;
 use slimtau_space::{Arch, SearchSpace};
-use slimtau_supernet::{BnMode, Layout, Weights};
+use slimtau_supernet::{BnMode, Layout, Plan, Session, Weights, recalibrate};
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -51,6 +51,9 @@ pub struct SettingArgs {
     /// Images per batch; memory grows with it: the maps of one batch in every block of a subnet [default: 250]
     #[arg(long, value_name = "N")]
     batch: Option<usize>,
+    /// Threads that load images; 0 = one per core, at most 8. Results do not depend on it [default: data.workers of --config, or 0]
+    #[arg(long, value_name = "N")]
+    workers: Option<usize>,
 }
 
 /// What [`SettingArgs`] and the configuration that they may name come to.
@@ -80,11 +83,13 @@ impl SettingArgs {
         let mut data = DataTable::of_source(self.data.as_deref().unwrap_or("embedded"));
         data.corrupt = self.corrupt.unwrap_or_default();
         data.crop_fraction = self.crop_fraction.map_or_else(Default::default, CropFraction);
+        data.with_workers(self.workers)?;
         let settings = EvalSettings {
             crop: data.evaluation(),
             bn: self.bn.unwrap_or(BnMode::Tracked),
             batch: self.batch.unwrap_or(250),
             recalibration_batches: self.recalibration_batches.unwrap_or(8),
+            workers: data.workers,
         };
         let space = self.space.as_deref().context("--space or --config is needed")?;
         Ok(Setting { space: SearchSpace::load(space)?, settings, data, config: None })
@@ -93,12 +98,7 @@ impl SettingArgs {
     /// What a run's stage 3 has, after a look at the other options.
     fn of_run(&self, path: &Path, standalone: bool) -> Result<Setting> {
         let shown = path.display();
-        let text = read_text(path)?;
-        ensure!(
-            text.lines().any(|line| !line.is_empty() && !line.starts_with('#')),
-            "{shown}: holds no configuration; of an experiment, give the file that it was started with"
-        );
-        let mut config = Config::parse(&text, path)?;
+        let (text, mut config) = read_configuration(path)?;
         if let Some(name) = &self.method {
             let method = config.methods.iter().find(|method| method.name == *name);
             let method = method.with_context(|| format!("--method {name}: {shown} has no such"))?;
@@ -110,20 +110,8 @@ impl SettingArgs {
             config.methods.len(),
             config.methods[0].name
         );
-        let own = config.search_space(path.parent().unwrap_or(Path::new(".")));
-        let space = match (&self.space, own) {
-            (None, own) => own.with_context(|| {
-                format!("{shown}: space = {:?}; --space says where its file lies", config.space)
-            })?,
-            (Some(given), own) => {
-                let space = SearchSpace::load(given)?;
-                if own.is_ok_and(|own| own != space) {
-                    bail!("--space {given}: is not the space {:?} of {shown}", config.space);
-                }
-                space
-            }
-        };
-        check_recorded(&text, 0, &recorded_space(&space)).with_context(|| shown.to_string())?;
+        let space = space_of_run(self.space.as_deref(), path, &text, &config)?;
+        config.data.with_workers(self.workers)?;
         let mut settings = EvalSettings::of_run(&config);
         if standalone {
             settings.bn = self.bn.unwrap_or(BnMode::Tracked);
@@ -146,16 +134,90 @@ impl SettingArgs {
         Ok(Setting { space, settings, data, config })
     }
 
+    /// Refuses options on images where none are looked at: statistics of BN alone are measured on them.
+    pub fn check_for_statistics(&self, bn: BnMode) -> Result<()> {
+        match self.given_for_images() {
+            Some(option) if bn != BnMode::Recalibrated => {
+                bail!("{option}: needs --bn recalibrated; --bn {bn} looks at no images")
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The first option that was given of those that only images need.
-    pub fn given_for_images(&self) -> Option<&'static str> {
+    fn given_for_images(&self) -> Option<&'static str> {
         let options = [
             ("--data", self.data.is_some()),
             ("--recalibration-batches", self.recalibration_batches.is_some()),
             ("--batch", self.batch.is_some()),
             ("--crop-fraction", self.crop_fraction.is_some()),
             ("--corrupt", self.corrupt.is_some()),
+            ("--workers", self.workers.is_some()),
         ];
         options.iter().find(|(_, given)| *given).map(|(name, _)| *name)
+    }
+}
+
+/// A configuration that a command is to go by, with its text.
+fn read_configuration(path: &Path) -> Result<(String, Config)> {
+    let text = read_text(path)?;
+    ensure!(
+        text.lines().any(|line| !line.is_empty() && !line.starts_with('#')),
+        "{}: holds no configuration; of an experiment, give the file that it was started with",
+        path.display()
+    );
+    let config = Config::parse(&text, path)?;
+    Ok((text, config))
+}
+
+/// The space of a configuration, which `given` may say where to find, and which must be that of the run where the
+/// configuration is a run's.
+fn space_of_run(
+    given: Option<&str>,
+    path: &Path,
+    text: &str,
+    config: &Config,
+) -> Result<SearchSpace> {
+    let shown = path.display();
+    let own = config.search_space(path.parent().unwrap_or(Path::new(".")));
+    let space = match (given, own) {
+        (None, own) => own.with_context(|| {
+            format!("{shown}: space = {:?}; --space says where its file lies", config.space)
+        })?,
+        (Some(given), own) => {
+            let space = SearchSpace::load(given)?;
+            if own.is_ok_and(|own| own != space) {
+                bail!("--space {given}: is not the space {:?} of {shown}", config.space);
+            }
+            space
+        }
+    };
+    check_recorded(text, 0, &recorded_space(&space)).with_context(|| shown.to_string())?;
+    Ok(space)
+}
+
+/// A space: a run's, or by itself.
+#[derive(clap::Args)]
+pub struct SpaceOfRun {
+    /// The space of this run: its configuration (of an experiment, too: its methods share one space), or runs/NAME/config.toml.
+    /// Beside it, --space only says where the space's file lies
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// `cvpr2022`, `mini`, `tiny`, or a space file
+    #[arg(long, value_name = "SPACE", required_unless_present = "config")]
+    space: Option<String>,
+}
+
+impl SpaceOfRun {
+    pub fn load(&self) -> Result<SearchSpace> {
+        let given = self.space.as_deref();
+        match &self.config {
+            Some(path) => {
+                let (text, config) = read_configuration(path)?;
+                space_of_run(given, path, &text, &config)
+            }
+            None => Ok(SearchSpace::load(given.context("--space or --config is needed")?)?),
+        }
     }
 }
 
@@ -184,6 +246,22 @@ impl Setting {
             }
         }
         Ok(data)
+    }
+
+    /// Where BN is recalibrated, measures a subnet's own statistics and puts them into the weights. Says which the weights
+    /// have then.
+    pub fn give_statistics(&self, plan: &Plan, weights: &mut Weights) -> Result<String> {
+        if self.settings.bn != BnMode::Recalibrated {
+            return Ok("the checkpoint's".to_owned());
+        }
+        let images = calibration(&self.open_data()?, self.settings)?;
+        let Weights { params, buffers } = weights;
+        let each = images.iter().map(Vec::as_slice);
+        recalibrate(&mut Session::new(), plan, params, buffers, each)?;
+        let values: usize = images.iter().map(Vec::len).sum();
+        let n = values / plan.image_len();
+        // Not which images: a source's description may name a folder, and this text goes wherever the file goes.
+        Ok(format!("measured on {n} training images ({} batches)", images.len()))
     }
 }
 

@@ -3,8 +3,11 @@
 use super::in_range;
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
-use slimtau_data::{CropFlip, EvalCrop, Pipeline, ResizedCropFlip};
+use slimtau_data::{CropFlip, Dataset, EvalCrop, Pipeline, ResizedCropFlip};
 use std::fmt;
+
+/// More threads than any machine is helped by: a mistake rather than a wish.
+const MOST_WORKERS: usize = 1024;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -41,6 +44,10 @@ pub struct Data {
     /// Hold out so many training images of each class, and validate on them instead (0 = off).
     #[serde(default)]
     pub hold_out: usize,
+    /// Threads that prepare batches; 0 = [`Data::training_workers`] decides. Of the machine, not of the run: no result
+    /// depends on it, so it is never written, and a folder's configuration does not differ by it.
+    #[serde(default, skip_serializing)]
+    pub workers: usize,
     /// Compose images of the source's and classify those.
     #[serde(default)]
     pub composed: Option<Composed>,
@@ -125,6 +132,7 @@ impl Data {
             flip: false,
             corrupt: Corrupt::default(),
             hold_out: 0,
+            workers: 0,
             composed: None,
         }
     }
@@ -151,6 +159,25 @@ impl Data {
         EvalCrop { crop_fraction: self.crop_fraction.0 }
     }
 
+    /// Threads that prepare batches of `train`. Where none are asked for: one keeps up with images that lie in
+    /// memory, and the others are needed for training; files that have to be decoded get half of the threads.
+    pub fn training_workers(&self, train: &dyn Dataset) -> usize {
+        match self.workers {
+            0 if train.decodes() => (rayon::current_num_threads() / 2).max(1),
+            0 => 1,
+            workers => workers,
+        }
+    }
+
+    /// Takes the option `--workers` instead of the key, where it was given.
+    pub fn with_workers(&mut self, given: Option<usize>) -> Result<()> {
+        if let Some(workers) = given {
+            check_workers("--workers", workers)?;
+            self.workers = workers;
+        }
+        Ok(())
+    }
+
     /// What decides the pixels that stages with labels see, besides the images. Part of hashes, so where a
     /// configuration says nothing new it is what it was before there was more to say.
     pub fn identity(&self) -> String {
@@ -168,6 +195,7 @@ impl Data {
 
     /// Refuses values out of range and keys of the other kind of crop.
     pub fn check(&self) -> Result<()> {
+        check_workers("data.workers =", self.workers)?;
         match self.crop {
             Crop::Padded => {
                 if self.crop_padding.is_none() {
@@ -202,6 +230,13 @@ impl Data {
     }
 }
 
+fn check_workers(what: &str, workers: usize) -> Result<()> {
+    if workers > MOST_WORKERS {
+        bail!("{what} {workers}: at most {MOST_WORKERS} threads; 0 = as many as are of use");
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -221,6 +256,64 @@ mod tests {
             text,
             "source = \"x\"\ntrain_images = 0\nvalidation_images = 0\ncrop_padding = 2\nflip = true\nhold_out = 0\n"
         );
+    }
+
+    #[test]
+    fn workers_are_of_the_machine_and_not_of_the_run() {
+        let (two, none) = (parse("crop_padding = 2\nworkers = 2"), parse("crop_padding = 2"));
+        assert_eq!(two.identity(), none.identity());
+        assert_eq!(toml::to_string(&two).unwrap(), toml::to_string(&none).unwrap());
+        let many = Data { workers: 5000, ..none.clone() }.check().unwrap_err().to_string();
+        assert!(many.starts_with("data.workers = 5000: at most 1024"), "{many}");
+        let many = Data::of_source("x").with_workers(Some(5000)).unwrap_err().to_string();
+        assert!(many.starts_with("--workers 5000: at most 1024"), "{many}");
+    }
+
+    /// Images that are files, or are not.
+    struct Images(bool);
+
+    impl Dataset for Images {
+        fn len(&self) -> usize {
+            1
+        }
+        fn classes(&self) -> usize {
+            1
+        }
+        fn channels(&self) -> usize {
+            1
+        }
+        fn size(&self) -> usize {
+            1
+        }
+        fn label(&self, _: usize) -> u32 {
+            0
+        }
+        fn image(
+            &self,
+            _: usize,
+            _: &mut Vec<u8>,
+        ) -> Result<(usize, usize), slimtau_data::DataError> {
+            unreachable!("nobody asks for it")
+        }
+        fn decodes(&self) -> bool {
+            self.0
+        }
+        fn describe(&self) -> String {
+            String::new()
+        }
+    }
+
+    #[test]
+    fn files_get_half_of_the_threads_and_images_in_memory_one() {
+        let mut data = parse("crop_padding = 2");
+        for (threads, of_files) in [(1, 1), (2, 1), (3, 1), (16, 8)] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let workers = |files| pool.install(|| data.training_workers(&Images(files)));
+            assert_eq!((workers(false), workers(true)), (1, of_files), "{threads} threads");
+        }
+        data.with_workers(Some(3)).unwrap();
+        data.with_workers(None).unwrap();
+        assert_eq!([false, true].map(|files| data.training_workers(&Images(files))), [3, 3]);
     }
 
     #[test]

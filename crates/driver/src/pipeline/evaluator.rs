@@ -48,6 +48,8 @@ pub struct EvalSettings {
     pub batch: usize,
     /// Training batches that [`BnMode::Recalibrated`] measures statistics on.
     pub recalibration_batches: usize,
+    /// Threads that load images; 0 = the loader's own choice. No accuracy depends on it.
+    pub workers: usize,
 }
 
 impl EvalSettings {
@@ -58,6 +60,7 @@ impl EvalSettings {
             bn: config.inherit.bn.unwrap_or(config.ccfs.bn).into(),
             batch: config.inherit.batch,
             recalibration_batches: config.inherit.recalibration_batches,
+            workers: config.data.workers,
         }
     }
 }
@@ -302,10 +305,13 @@ fn loader(
     settings: EvalSettings,
     normalization: &Normalization,
 ) -> Result<Loader> {
-    let config = LoaderConfig {
+    let mut config = LoaderConfig {
         pipeline: Pipeline::Eval(settings.crop),
         ..LoaderConfig::eval(normalization.clone(), settings.batch)
     };
+    if settings.workers > 0 {
+        config.workers = settings.workers;
+    }
     Ok(Loader::new(Arc::clone(set), config)?)
 }
 
@@ -329,7 +335,13 @@ mod tests {
     }
 
     fn settings(bn: BnMode) -> EvalSettings {
-        EvalSettings { crop: EvalCrop::default(), bn, batch: 20, recalibration_batches: 2 }
+        EvalSettings {
+            crop: EvalCrop::default(),
+            bn,
+            batch: 20,
+            recalibration_batches: 2,
+            workers: 0,
+        }
     }
 
     fn evaluator(space: &SearchSpace, bn: BnMode) -> Evaluator {

@@ -87,6 +87,7 @@ pub fn run(args: &GroundTruthArgs) -> Result<Ended> {
         config: args.config.clone(),
         out: args.out.clone(),
         data: None,
+        workers: None,
         fresh: args.fresh,
         jobs: args.jobs,
         device: args.device.clone(),

@@ -44,7 +44,7 @@ impl Evaluation {
         data: &Data,
         settings: EvalSettings,
     ) -> Self {
-        let EvalSettings { crop, bn, batch, recalibration_batches } = settings;
+        let EvalSettings { crop, bn, batch, recalibration_batches, workers: _ } = settings;
         let hash = blake3::hash(space.to_toml().as_bytes()).to_hex();
         Self {
             checkpoint: hash_of(weights.params.iter().chain(&weights.buffers)),

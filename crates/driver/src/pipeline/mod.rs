@@ -59,6 +59,10 @@ pub struct RunArgs {
     /// Instead of the configuration's data.source: `embedded`, `auto`, or a folder
     #[arg(long, value_name = "SOURCE")]
     data: Option<String>,
+    /// Instead of the configuration's data.workers: threads that prepare batches; 0 = as many as are of use. Results do
+    /// not depend on it
+    #[arg(long, value_name = "N")]
+    workers: Option<usize>,
     /// Delete what an earlier run left there instead of going on with it
     #[arg(long)]
     fresh: bool,
@@ -210,6 +214,7 @@ impl Run {
         if let Some(source) = &args.data {
             config.data.source.clone_from(source);
         }
+        config.data.with_workers(args.workers)?;
         let config_folder = args.config.parent().unwrap_or(Path::new("."));
         let space = config
             .search_space(config_folder)

@@ -19,9 +19,6 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Threads that prepare batches: one keeps up, and the others are needed for training.
-const LOADER_WORKERS: usize = 1;
-
 /// The normalisation of a dataset: published constants where there are such, else measured.
 pub fn normalization(train: &dyn Dataset) -> Result<Normalization> {
     match train.channels() {
@@ -44,7 +41,8 @@ pub fn train_loader(
     seed: u64,
 ) -> Result<Loader> {
     let config = LoaderConfig::train(data.training(), normalization(&**train)?, batch, seed);
-    Ok(Loader::new(Arc::clone(train), LoaderConfig { workers: LOADER_WORKERS, ..config })?)
+    let workers = data.training_workers(&**train);
+    Ok(Loader::new(Arc::clone(train), LoaderConfig { workers, ..config })?)
 }
 
 /// Settings of training with labels.
@@ -108,7 +106,7 @@ pub fn moco(run: &Run) -> Result<Outcome> {
     let views = MocoViews { scale: (stage.min_scale, 1.0), ..MocoViews::default() };
     let normalization = normalization(&*run.data.train)?;
     let loader = LoaderConfig {
-        workers: LOADER_WORKERS,
+        workers: config.data.training_workers(&*run.data.train),
         order: if stage.shuffle { Order::Shuffled } else { Order::Sequential },
         ..LoaderConfig::train(Pipeline::TwoViews(views), normalization, stage.batch, config.seed)
     };

@@ -25,7 +25,7 @@ pub use source::Format;
 use crate::{Layout, Weights};
 use pickle::Pickle;
 use slimtau_base::{TensorFile, read_bytes};
-use source::Source;
+use source::{Archive, Source};
 use std::path::Path;
 
 /// Weights from elsewhere, and what was found.
@@ -57,10 +57,10 @@ pub fn import(layout: &Layout, path: &Path) -> Result<Imported, ImportError> {
                 fit::fit(layout, format, Source::of_pickle(&pickle)?)
             }
             Format::Torch => {
-                let (archive, folder, pickle) = source::open_archive(bytes)?;
-                let pickle = Pickle::parse(&pickle)?;
+                let (archive, pickle) = Archive::open(bytes)?;
+                let pickle = Pickle::parse(pickle)?;
                 let mut source = Source::of_pickle(&pickle)?;
-                source.archive = Some((archive, folder));
+                source.archive = Some(archive);
                 fit::fit(layout, format, source)
             }
             Format::Safetensors => fit::fit(layout, format, Source::of_safetensors(bytes)?),
@@ -70,7 +70,7 @@ pub fn import(layout: &Layout, path: &Path) -> Result<Imported, ImportError> {
         read(&bytes).map_err(|problem| ImportError::Contents { path: path.into(), problem })?;
     if report.format == Format::Safetensors && report.converted.is_empty() {
         // It may be one of ours, which carry a checksum that their own reader verifies.
-        TensorFile::read(path)?;
+        TensorFile::parse(path, &bytes)?;
     }
     let weights = Weights::from_file(layout, path, &mut file)?;
     Ok(Imported { weights, report })

@@ -6,7 +6,8 @@ use super::state_dict;
 use super::tensor::{Data, Element, Stored};
 use safetensors::tensor::{Dtype, SafeTensors};
 use std::borrow::Cow;
-use std::io::{Cursor, Read};
+use std::collections::HashMap;
+use std::io::{Cursor, copy, sink};
 use zip::ZipArchive;
 
 /// The format of a file, told by its first bytes.
@@ -60,8 +61,6 @@ impl Format {
     }
 }
 
-type Archive<'a> = ZipArchive<Cursor<&'a [u8]>>;
-
 /// The tensors that a file describes.
 #[derive(Default)]
 pub(super) struct Source<'a> {
@@ -71,8 +70,8 @@ pub(super) struct Source<'a> {
     pub wrapper: Option<&'static str>,
     /// What the file holds beside the tensors.
     pub ignored: Vec<String>,
-    /// Where storages lie, with the folder that they lie in.
-    pub archive: Option<(Archive<'a>, String)>,
+    /// Where storages lie.
+    pub archive: Option<Archive<'a>>,
 }
 
 impl<'a> Source<'a> {
@@ -122,61 +121,144 @@ impl<'a> Source<'a> {
                 _ => Ok(Cow::Owned(parts.concat())),
             },
             Data::Entry(key) => match &mut self.archive {
-                Some((archive, folder)) => {
-                    let bytes = entry(archive, &format!("{folder}data/{key}"));
-                    bytes
-                        .map(Cow::Owned)
-                        .map_err(|problem| bad(format!("cannot be read: {problem}")))
-                }
+                Some(archive) => archive
+                    .storage(key)
+                    .map(Cow::Borrowed)
+                    .map_err(|problem| bad(format!("cannot be read: {problem}"))),
                 None => Err(bad("lies in an archive that this pickle is not part of".into())),
             },
         }
     }
 }
 
-/// Opens PyTorch's archive: it, the folder that everything in it lies in, and the pickle's bytes.
-///
-/// # Errors
-/// When it is damaged or not PyTorch's.
-pub(super) fn open_archive(bytes: &[u8]) -> Result<(Archive<'_>, String, Vec<u8>), ImportProblem> {
-    let bad = |problem: String| ImportProblem::Archive { problem };
-    let mut archive = ZipArchive::new(Cursor::new(bytes))
-        .map_err(|e| bad(format!("not a complete archive ({e}); it is damaged or truncated")))?;
-    let pickles: Vec<String> = archive
-        .file_names()
-        .filter_map(Result::ok)
-        .filter(|name| name == "data.pkl" || name.ends_with("/data.pkl"))
-        .map(Cow::into_owned)
-        .collect();
-    let [pickle] = &pickles[..] else {
-        return Err(bad(format!(
-            "a zip archive with {} entries named `data.pkl`; PyTorch's have one",
-            pickles.len()
-        )));
-    };
-    let folder = pickle.trim_end_matches("data.pkl").to_owned();
-    let order = format!("{folder}byteorder");
-    // Older versions do not say, and wrote what nearly all machines have.
-    if archive.index_for_name(&order).is_some()
-        && entry(&mut archive, &order).map_err(bad)? != b"little"
-    {
-        return Err(bad("its values are not little-endian".into()));
-    }
-    let pickle = entry(&mut archive, pickle).map_err(bad)?;
-    Ok((archive, folder, pickle))
+/// PyTorch's archive. Its entries are stored as they are, so their bytes are read where they lie in the file.
+pub(super) struct Archive<'a> {
+    file: &'a [u8],
+    zip: ZipArchive<Cursor<&'a [u8]>>,
+    /// What the names of all its entries begin with.
+    folder: String,
+    /// Entries whose checksum was verified, by name: many tensors may be views of one storage.
+    verified: HashMap<String, &'a [u8]>,
 }
 
-/// The bytes of an entry, whose checksum is verified. Entries are stored as they are, so none is longer than
-/// the file.
-fn entry(archive: &mut Archive<'_>, name: &str) -> Result<Vec<u8>, String> {
-    let damaged = |e: &dyn std::fmt::Display| format!("entry `{name}` of the archive: {e}");
-    let file = archive.by_name(name).map_err(|e| damaged(&e))?;
-    let size = file.size();
-    let mut bytes = Vec::new();
-    // One more than there should be: the checksum is compared by the read that meets the end.
-    file.take(size.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| damaged(&e))?;
-    if bytes.len() as u64 != size {
-        return Err(format!("entry `{name}` of the archive has {} bytes of {size}", bytes.len()));
+impl<'a> Archive<'a> {
+    /// Opens a file, and finds the pickle in it.
+    ///
+    /// # Errors
+    /// When it is damaged or not PyTorch's.
+    pub fn open(file: &'a [u8]) -> Result<(Self, &'a [u8]), ImportProblem> {
+        let bad = |problem: String| ImportProblem::Archive { problem };
+        let zip = ZipArchive::new(Cursor::new(file)).map_err(|e| {
+            bad(format!("not a complete archive ({e}); it is damaged or truncated"))
+        })?;
+        let pickles: Vec<String> = zip
+            .file_names()
+            .filter_map(Result::ok)
+            .filter(|name| *name == "data.pkl" || name.ends_with("/data.pkl"))
+            .map(Cow::into_owned)
+            .collect();
+        let [pickle] = &pickles[..] else {
+            return Err(bad(format!(
+                "a zip archive with {} entries named `data.pkl`; PyTorch's have one",
+                pickles.len()
+            )));
+        };
+        let folder = pickle.trim_end_matches("data.pkl").to_owned();
+        let order = format!("{folder}byteorder");
+        let mut archive = Self { file, zip, folder, verified: HashMap::new() };
+        // Older versions do not say, and wrote what nearly all machines have.
+        if archive.zip.index_for_name(&order).is_some()
+            && archive.entry(order).map_err(bad)? != b"little"
+        {
+            return Err(bad("its values are not little-endian".into()));
+        }
+        let pickle = archive.entry(pickle.clone()).map_err(bad)?;
+        Ok((archive, pickle))
     }
-    Ok(bytes)
+
+    /// The bytes of a storage.
+    fn storage(&mut self, key: &str) -> Result<&'a [u8], String> {
+        self.entry(format!("{}data/{key}", self.folder))
+    }
+
+    /// The bytes of an entry, whose checksum is verified the first time.
+    fn entry(&mut self, name: String) -> Result<&'a [u8], String> {
+        if let Some(bytes) = self.verified.get(&name) {
+            return Ok(bytes);
+        }
+        let damaged = |e: &dyn std::fmt::Display| format!("entry `{name}` of the archive: {e}");
+        let mut entry = self.zip.by_name(&name).map_err(|e| damaged(&e))?;
+        let (start, size) = (entry.data_start(), entry.size());
+        // The reader compares the checksum when it meets the end.
+        let found = copy(&mut entry, &mut sink()).map_err(|e| damaged(&e))?;
+        if found != size {
+            return Err(format!("entry `{name}` of the archive has {found} bytes of {size}"));
+        }
+        let begin = start.and_then(|start| usize::try_from(start).ok());
+        let bytes =
+            begin.and_then(|begin| self.file.get(begin..)?.get(..usize::try_from(size).ok()?));
+        let bytes = bytes.ok_or_else(|| damaged(&"lies beyond the file's end"))?;
+        drop(entry);
+        self.verified.insert(name, bytes);
+        Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use zip::write::SimpleFileOptions;
+    use zip::{CompressionMethod, ZipWriter};
+
+    /// An archive of entries that are stored as they are, as PyTorch writes them.
+    fn archive(entries: &[(&str, &[u8])]) -> Vec<u8> {
+        let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
+        for (name, bytes) in entries {
+            let stored = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
+            zip.start_file(*name, stored).unwrap();
+            zip.write_all(bytes).unwrap();
+        }
+        zip.finish().unwrap().into_inner()
+    }
+
+    #[test]
+    fn views_of_one_storage_read_it_where_it_lies_and_verify_it_once() {
+        let storage: Vec<u8> = (0..=255).cycle().take(5000).collect();
+        let file = archive(&[("net/data.pkl", b"pickle"), ("net/data/0", &storage)]);
+        let (archive, pickle) = Archive::open(&file).unwrap();
+        assert_eq!(pickle, b"pickle");
+        let mut source = Source { archive: Some(archive), ..Source::default() };
+        let view = |offset| Stored {
+            element: Element::F32,
+            shape: vec![10],
+            strides: vec![1],
+            offset,
+            data: Data::Entry("0"),
+        };
+        for offset in [0, 100, 1000] {
+            let Cow::Borrowed(bytes) = source.bytes("w", &view(offset)).unwrap() else {
+                panic!("a copy of the storage for a view of it");
+            };
+            assert_eq!(bytes, storage);
+            assert!(file.as_ptr_range().contains(&bytes.as_ptr()), "in the file itself");
+        }
+        // Pickle and storage: nothing was verified twice.
+        assert_eq!(source.archive.unwrap().verified.len(), 2);
+    }
+
+    #[test]
+    fn a_damaged_storage_is_refused_every_time() {
+        let storage = [7; 5000];
+        let mut file = archive(&[("net/data.pkl", b"pickle"), ("net/data/0", &storage)]);
+        let at = file.windows(100).position(|w| w == &storage[..100]).unwrap();
+        file[at + 50] ^= 1;
+        let (mut archive, _) = Archive::open(&file).unwrap();
+        for _ in 0..2 {
+            let problem = archive.storage("0").unwrap_err();
+            assert!(problem.contains("entry `net/data/0` of the archive"), "{problem}");
+        }
+        let problem = archive.storage("1").unwrap_err();
+        assert!(problem.contains("entry `net/data/1` of the archive"), "{problem}");
+    }
 }

@@ -1,7 +1,6 @@
 //! `slimtau rank eval` and `rank merge`: inherited accuracies of long lists.
 
-use crate::SpaceArg;
-use crate::commands::inherited::Inherited;
+use crate::commands::inherited::{Inherited, SpaceOfRun};
 use crate::commands::{Listed, read_tied_codes};
 use crate::pipeline::{Contents, Evaluation, Log, Shard, percent};
 use crate::progress::Bar;
@@ -32,7 +31,7 @@ pub struct Eval {
 #[derive(clap::Args)]
 pub struct Merge {
     #[command(flatten)]
-    space: SpaceArg,
+    space: SpaceOfRun,
     /// The whole list of codes; the result is in its order
     #[arg(long, value_name = "FILE")]
     codes: PathBuf,
