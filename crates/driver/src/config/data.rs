@@ -160,10 +160,13 @@ impl Data {
     }
 
     /// Threads that prepare batches of `train`. Where none are asked for: one keeps up with images that lie in
-    /// memory, and the others are needed for training; files that have to be decoded get half of the threads.
-    pub fn training_workers(&self, train: &dyn Dataset) -> usize {
+    /// memory, and the others are needed for training; files that have to be decoded get half of the threads, or all
+    /// where training is a GPU's work.
+    pub fn training_workers(&self, train: &dyn Dataset, on_cpu: bool) -> usize {
+        let threads = rayon::current_num_threads();
         match self.workers {
-            0 if train.decodes() => (rayon::current_num_threads() / 2).max(1),
+            0 if train.decodes() && on_cpu => (threads / 2).max(1),
+            0 if train.decodes() => threads,
             0 => 1,
             workers => workers,
         }
@@ -308,12 +311,13 @@ mod tests {
         let mut data = parse("crop_padding = 2");
         for (threads, of_files) in [(1, 1), (2, 1), (3, 1), (16, 8)] {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            let workers = |files| pool.install(|| data.training_workers(&Images(files)));
-            assert_eq!((workers(false), workers(true)), (1, of_files), "{threads} threads");
+            let workers = |files, cpu| pool.install(|| data.training_workers(&Images(files), cpu));
+            assert_eq!((workers(false, true), workers(true, true)), (1, of_files), "{threads}");
+            assert_eq!((workers(false, false), workers(true, false)), (1, threads));
         }
         data.with_workers(Some(3)).unwrap();
         data.with_workers(None).unwrap();
-        assert_eq!([false, true].map(|files| data.training_workers(&Images(files))), [3, 3]);
+        assert_eq!([false, true].map(|files| data.training_workers(&Images(files), files)), [3, 3]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::Run;
 use super::adaptive::{Adaptive, Paths};
 use super::supervised::{AnyError, Feed, Subnets, Supervised};
-use crate::config::{Data, Optimizer};
+use crate::config::Optimizer;
 use crate::engine::{ContrastiveTraining, TeacherStart};
 use crate::weights;
 use anyhow::{Context, Result};
@@ -34,14 +34,10 @@ fn of_fashion_mnist(description: &str) -> bool {
 }
 
 /// A training loader; `seed` decides order and augmentation.
-pub fn train_loader(
-    train: &Arc<dyn Dataset>,
-    data: &Data,
-    batch: usize,
-    seed: u64,
-) -> Result<Loader> {
+pub fn train_loader(run: &Run, batch: usize, seed: u64) -> Result<Loader> {
+    let (train, data) = (&run.data.train, &run.config.data);
     let config = LoaderConfig::train(data.training(), normalization(&**train)?, batch, seed);
-    let workers = data.training_workers(&**train);
+    let workers = data.training_workers(&**train, run.engine.is_cpu());
     Ok(Loader::new(Arc::clone(train), LoaderConfig { workers, ..config })?)
 }
 
@@ -77,7 +73,7 @@ pub fn teacher(run: &Run) -> Result<Outcome> {
         return Ok(Outcome::Finished);
     }
     let stage = &config.teacher;
-    let loader = train_loader(&run.data.train, &config.data, stage.batch, config.seed)?;
+    let loader = train_loader(run, stage.batch, config.seed)?;
     let settings = learner_config(&stage.optimizer, BnMode::Tracked, 0.1);
     let plan = Plan::subnet(&run.space, layout, &run.space.largest())?;
     let start = Weights::init(layout, config.seed);
@@ -106,7 +102,7 @@ pub fn moco(run: &Run) -> Result<Outcome> {
     let views = MocoViews { scale: (stage.min_scale, 1.0), ..MocoViews::default() };
     let normalization = normalization(&*run.data.train)?;
     let loader = LoaderConfig {
-        workers: config.data.training_workers(&*run.data.train),
+        workers: config.data.training_workers(&*run.data.train, run.engine.is_cpu()),
         order: if stage.shuffle { Order::Shuffled } else { Order::Sequential },
         ..LoaderConfig::train(Pipeline::TwoViews(views), normalization, stage.batch, config.seed)
     };
@@ -160,7 +156,7 @@ pub fn ccfs(run: &Run) -> Result<Outcome> {
     };
     let largest = Plan::subnet(&run.space, layout, &run.space.largest())?;
     // Another seed than stage 0's: the stages see the images in another order.
-    let loader = train_loader(&run.data.train, &config.data, stage.batch, config.seed + 1)?;
+    let loader = train_loader(run, stage.batch, config.seed + 1)?;
     let settings = LearnerConfig {
         label_weight: stage.label_weight,
         teacher_weight: stage.teacher_weight,
