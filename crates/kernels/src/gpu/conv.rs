@@ -181,10 +181,10 @@ pub fn conv_forward<T: Activation>(
     if let Epilogue::Affine { scale, shift, residual, relu } = epilogue {
         assert_eq!(scale.len(), shape.out_channels, "length of scale");
         assert_eq!(shift.len(), shape.out_channels, "length of shift");
-        (end.scale, end.shift, end.relu) = (scale.address(), shift.address(), relu);
+        (end.scale, end.shift, end.relu) = (scale.on(gpu), shift.on(gpu), relu);
         if let Some(residual) = residual {
             assert_eq!(residual.len(), output.len(), "length of the residual");
-            end.residual = residual.address();
+            end.residual = residual.on(gpu);
         }
     }
     correlate(gpu, shape, FORWARD, input, weight, output.reborrow(), end)
@@ -212,11 +212,11 @@ pub fn conv_forward_statistics<T: Activation>(
 ) -> Result<(), GpuError> {
     shape.check(input.len(), weight.len(), output.len());
     assert_eq!(mean.len(), shape.out_channels, "length of mean");
-    let addresses = [input.address(), weight.address(), output.address()];
+    let addresses = [input.on(gpu), weight.on(gpu), output.on(gpu)];
     let tile = Tile::choose::<T>(vectors::<T>(shape, addresses), shape.out_channels);
     let rows = output.len() / shape.out_channels;
     let moments = scratch.reserve(rows.div_ceil(tile.m) * 2 * shape.out_channels)?;
-    let end = End { moments: moments.address(), ..End::default() };
+    let end = End { moments: moments.on(gpu), ..End::default() };
     correlate(gpu, shape, FORWARD, input, weight, output, end)?;
     merge_moments(gpu, rows, tile.m, moments.view(), mean, var, running)
 }
@@ -282,7 +282,7 @@ pub(super) fn correlate<T: Activation>(
     } else {
         (shape.out_channels, shape.in_channels)
     };
-    let mut addresses = [source.address(), weight.address(), result.address()];
+    let mut addresses = [source.on(gpu), weight.on(gpu), result.on(gpu)];
     if end.residual != 0 {
         addresses[2] |= end.residual; // aligned only if both are
     }
@@ -292,9 +292,9 @@ pub(super) fn correlate<T: Activation>(
     let rows = shape.batch * size[0].div_ceil(classes) * size[1].div_ceil(classes);
     let blocks = rows.div_ceil(tile.m) * columns.div_ceil(tile.n);
     let arguments = Correlate {
-        source: source.address(),
-        weight: weight.address(),
-        result: result.address(),
+        source: source.on(gpu),
+        weight: weight.on(gpu),
+        result: result.on(gpu),
         scale: end.scale,
         shift: end.shift,
         residual: end.residual,
@@ -346,7 +346,7 @@ pub fn conv_backward_weight<T: Activation>(
     if input.is_empty() || grad_output.is_empty() {
         return Ok(());
     }
-    let addresses = [input.address(), grad_output.address(), 0];
+    let addresses = [input.on(gpu), grad_output.on(gpu), 0];
     let tile = Tile::choose::<T>(vectors::<T>(shape, addresses), shape.out_channels);
     let taps = shape.kernel * shape.kernel;
     let rows = taps * shape.in_channels;
@@ -355,11 +355,11 @@ pub fn conv_backward_weight<T: Activation>(
     let steps = (shape.batch * out_pixels).div_ceil(tile.k);
     let parts = BLOCKS.div_ceil(blocks).min(steps / LEAST_STEPS).max(1);
     let partial =
-        if parts > 1 { scratch.reserve(parts * rows * shape.out_channels)?.address() } else { 0 };
+        if parts > 1 { scratch.reserve(parts * rows * shape.out_channels)?.on(gpu) } else { 0 };
     let arguments = WeightGradient {
-        input: input.address(),
-        gradient: grad_output.address(),
-        weight: grad_weight.address(),
+        input: input.on(gpu),
+        gradient: grad_output.on(gpu),
+        weight: grad_weight.on(gpu),
         partial,
         batch: int(shape.batch),
         height: int(shape.height),
@@ -384,7 +384,7 @@ pub fn conv_backward_weight<T: Activation>(
     }
     let sum = SumParts {
         partial,
-        weight: grad_weight.address(),
+        weight: grad_weight.on(gpu),
         parts: int(parts),
         taps: int(taps),
         in_channels: int(shape.in_channels),

@@ -189,12 +189,12 @@ impl Norm<'_> {
         }
     }
 
-    fn parameters(&self) -> Parameters {
+    fn parameters(&self, gpu: &Gpu) -> Parameters {
         Parameters {
-            mean: self.mean.address(),
-            var: self.var.address(),
-            gamma: self.gamma.address(),
-            beta: self.beta.address(),
+            mean: self.mean.on(gpu),
+            var: self.var.on(gpu),
+            gamma: self.gamma.on(gpu),
+            beta: self.beta.on(gpu),
         }
     }
 }
@@ -228,14 +228,14 @@ pub fn norm_forward<T: Activation>(
     if rows == 0 {
         return Ok(());
     }
-    let residual = residual.map_or(0, View::address);
-    let length = length::<T>(norm.channels, &[x.address(), residual, y.address()]);
+    let residual = residual.map_or(0, |v| v.on(gpu));
+    let length = length::<T>(norm.channels, &[x.on(gpu), residual, y.on(gpu)]);
     let walk = Walk::new(rows, norm.channels, length);
     let arguments = Forward {
-        norm: norm.parameters(),
-        x: x.address(),
+        norm: norm.parameters(gpu),
+        x: x.on(gpu),
         residual,
-        y: y.address(),
+        y: y.on(gpu),
         walk,
         relu: norm.relu.into(),
         unused: 0,
@@ -273,10 +273,10 @@ pub fn batch_statistics<T: Activation>(
 ) -> Result<(), GpuError> {
     let rows = whole_rows(channels, x.len());
     assert!(rows > 0, "statistics of an empty batch");
-    let length = length::<T>(channels, &[x.address()]);
+    let length = length::<T>(channels, &[x.on(gpu)]);
     let walk = Walk::new(rows, channels, length);
     let partial = scratch.reserve(walk.chunks() * 2 * channels)?;
-    let arguments = Moments { x: x.address(), partial: partial.address(), walk };
+    let arguments = Moments { x: x.on(gpu), partial: partial.on(gpu), walk };
     let kernel = variant::<T>(variants!("norm_moments"), length);
     gpu.launch(walk.launch(kernel, 3, length), &arguments)?;
     merge_moments(gpu, rows, walk.chunk_rows(), partial.view(), mean, var, running)
@@ -318,9 +318,9 @@ pub fn merge_moments(
     assert_eq!(partial.len(), parts * 2 * channels, "length of the parts");
     assert_eq!(var.len(), channels, "length of var");
     let mut arguments = MergeMoments {
-        partial: partial.address(),
-        mean: mean.address(),
-        var: var.address(),
+        partial: partial.on(gpu),
+        mean: mean.on(gpu),
+        var: var.on(gpu),
         running_mean: 0,
         running_var: 0,
         rows: rows as i64,
@@ -333,7 +333,7 @@ pub fn merge_moments(
     if let Some(Running { mean, var, momentum }) = running {
         assert_eq!(mean.len(), channels, "length of running_mean");
         assert_eq!(var.len(), channels, "length of running_var");
-        (arguments.running_mean, arguments.running_var) = (mean.address(), var.address());
+        (arguments.running_mean, arguments.running_var) = (mean.on(gpu), var.on(gpu));
         arguments.momentum = momentum;
     }
     gpu.launch(merge_launch("merge_moments", channels), &arguments)
@@ -381,19 +381,19 @@ pub fn norm_backward<T: Activation>(
         (true, None) => FROM_INPUT,
         (true, Some(_)) => FROM_OUTPUT,
     };
-    let output = output.map_or(0, View::address);
-    let length = length::<T>(channels, &[x.address(), output, grad.address()]);
+    let output = output.map_or(0, |v| v.on(gpu));
+    let length = length::<T>(channels, &[x.on(gpu), output, grad.on(gpu)]);
     let walk = Walk::new(rows, channels, length);
     let (means, partial) =
         scratch.reserve((1 + walk.chunks()) * 2 * channels)?.split_at(2 * channels);
-    let means = if batch_statistics { means.address() } else { 0 };
+    let means = if batch_statistics { means.on(gpu) } else { 0 };
 
     let sums = Sums {
-        norm: norm.parameters(),
-        x: x.address(),
+        norm: norm.parameters(gpu),
+        x: x.on(gpu),
         output,
-        grad: grad.address(),
-        partial: partial.address(),
+        grad: grad.on(gpu),
+        partial: partial.on(gpu),
         walk,
         mask,
         unused: 0,
@@ -402,10 +402,10 @@ pub fn norm_backward<T: Activation>(
     gpu.launch(walk.launch(kernel, 2, length), &sums)?;
 
     let merge = MergeSums {
-        partial: partial.address(),
-        var: norm.var.address(),
-        grad_gamma: grad_gamma.address(),
-        grad_beta: grad_beta.address(),
+        partial: partial.on(gpu),
+        var: norm.var.on(gpu),
+        grad_gamma: grad_gamma.on(gpu),
+        grad_beta: grad_beta.on(gpu),
         means,
         rows: rows as i64,
         parts: int(walk.chunks()),
@@ -414,9 +414,9 @@ pub fn norm_backward<T: Activation>(
     gpu.launch(merge_launch("norm_merge_sums", channels), &merge)?;
 
     let input = InputGradient {
-        norm: norm.parameters(),
-        x: x.address(),
-        grad: grad.address(),
+        norm: norm.parameters(gpu),
+        x: x.on(gpu),
+        grad: grad.on(gpu),
         means,
         walk,
         // With an output, the masked gradient is already in `grad`.
@@ -443,8 +443,8 @@ pub fn fold(
     norm.check();
     assert_eq!(scale.len(), norm.channels, "length of scale");
     assert_eq!(shift.len(), norm.channels, "length of shift");
-    let (norm, channels) = (norm.parameters(), norm.channels);
-    let (scale, shift) = (scale.address(), shift.address());
+    let (norm, channels) = (norm.parameters(gpu), norm.channels);
+    let (scale, shift) = (scale.on(gpu), shift.on(gpu));
     let arguments = Fold { norm, scale, shift, channels: int(channels), unused: 0 };
     let grid = [channels.div_ceil(THREADS) as u32, 1, 1];
     gpu.launch(Launch { kernel: "fold", grid, threads: THREADS as u32, shared: 0 }, &arguments)
