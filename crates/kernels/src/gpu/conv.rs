@@ -4,7 +4,7 @@ use super::GpuError;
 use super::arguments::{FastDivision, arguments, int};
 use super::driver::{Gpu, Launch};
 use super::memory::{Activation, Buffer, View, ViewMut};
-use super::norm::{Running, merge_moments};
+use super::norm::{Running, merge_moments, moments_len};
 use crate::conv::ConvShape;
 
 arguments! {
@@ -215,10 +215,10 @@ pub fn conv_forward_statistics<T: Activation>(
     let addresses = [input.on(gpu), weight.on(gpu), output.on(gpu)];
     let tile = Tile::choose::<T>(vectors::<T>(shape, addresses), shape.out_channels);
     let rows = output.len() / shape.out_channels;
-    let moments = scratch.reserve(rows.div_ceil(tile.m) * 2 * shape.out_channels)?;
+    let moments = scratch.reserve(moments_len(rows, tile.m, shape.out_channels))?;
     let end = End { moments: moments.on(gpu), ..End::default() };
     correlate(gpu, shape, FORWARD, input, weight, output, end)?;
-    merge_moments(gpu, rows, tile.m, moments.view(), mean, var, running)
+    merge_moments(gpu, rows, tile.m, moments, mean, var, running)
 }
 
 /// As [`crate::conv::conv_backward_input`].

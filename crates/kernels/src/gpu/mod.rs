@@ -36,7 +36,9 @@ pub use loss::{
     mean, relu_backward, relu_forward, softmax, top1,
 };
 pub use memory::{Activation, Buffer, Element, View, ViewMut};
-pub use norm::{Norm, Running, batch_statistics, fold, merge_moments, norm_backward, norm_forward};
+pub use norm::{
+    Norm, Running, batch_statistics, fold, merge_moments, moments_len, norm_backward, norm_forward,
+};
 pub use nvrtc::{Compiled, KernelResources, compile, modules};
 pub use optimiser::{Sgd, WorkTable, drain_into, ema_update, sgd_step};
 pub use pool::{
