@@ -24,9 +24,11 @@ mod norm;
 mod nvrtc;
 mod optimiser;
 mod pool;
+mod rows;
 
 pub use conv::{
     Epilogue, conv_backward_input, conv_backward_weight, conv_forward, conv_forward_statistics,
+    stored_channels,
 };
 pub use driver::Gpu;
 pub use error::GpuError;
@@ -44,3 +46,4 @@ pub use optimiser::{Sgd, WorkTable, drain_into, ema_update, sgd_step};
 pub use pool::{
     average_pool_backward, average_pool_forward, convert, max_pool_backward, max_pool_forward,
 };
+pub use rows::{Permutation, store_images};

@@ -18,14 +18,15 @@ macro_rules! source {
     };
 }
 
-const MODULES: [Module; 5] = [
+const MODULES: [Module; 6] = [
     source!("conv.cu"),
     source!("loss.cu"),
     source!("norm.cu"),
     source!("optimiser.cu"),
     source!("pool.cu"),
+    source!("rows.cu"),
 ];
-const HEADERS: [Module; 2] = [source!("device.cuh"), source!("tile.cuh")];
+const HEADERS: [Module; 3] = [source!("device.cuh"), source!("load.cuh"), source!("tile.cuh")];
 
 /// The sources that together have all kernels.
 pub fn modules() -> &'static [Module] {

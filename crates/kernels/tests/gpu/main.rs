@@ -14,6 +14,7 @@ mod pool;
 #[allow(dead_code, reason = "shared with the tests of the CPU's functions, which need all of it")]
 #[path = "../elementwise/reference.rs"]
 mod reference;
+mod rows;
 
 use slimtau_kernels::gpu::{Activation, Buffer, Element, Gpu};
 use std::sync::LazyLock;
