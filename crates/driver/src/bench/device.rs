@@ -11,7 +11,7 @@ use slimtau_supernet::{Device, DeviceWeights, Precision, Session};
 /// One kind of work, activations of `T`.
 pub(super) fn prepare<T: Precision>(gpu: &Gpu, bed: Bed) -> Result<Step> {
     let mut batch = DeviceBatch::<T>::new(gpu);
-    batch.load(&bed.images, bed.space.classes, &bed.labels)?;
+    batch.load(bed.space.channels, &bed.images, bed.space.classes, &bed.labels)?;
     let (layout, config) = (bed.layout.clone(), bed.learner.clone());
     Ok(match bed.what {
         Work::Step1 => {
