@@ -12,6 +12,7 @@
 //! The same sources run in tests on a CPU ([`Gpu::emulated`]), one block after the other.
 
 mod arguments;
+mod cache;
 mod conv;
 mod cuda;
 mod driver;
@@ -26,6 +27,7 @@ mod optimiser;
 mod pool;
 mod rows;
 
+pub use cache::load_or_compile;
 pub use conv::{
     Epilogue, conv_backward_input, conv_backward_weight, conv_forward, conv_forward_statistics,
     stored_channels,
