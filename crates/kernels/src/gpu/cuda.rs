@@ -2,6 +2,7 @@
 
 use super::GpuError;
 use super::driver::{Driver, Launch};
+use super::staging::{self, Staging};
 use super::{cache, nvrtc};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::{CudaContext, CudaStream, sys};
@@ -20,6 +21,7 @@ pub(super) struct Cuda {
     stream: Arc<CudaStream>,
     modules: Vec<sys::CUmodule>,
     functions: Mutex<HashMap<&'static str, Function>>,
+    staging: Mutex<Staging>,
     name: String,
     reads_pageable_memory: bool,
 }
@@ -75,6 +77,7 @@ impl Cuda {
             stream,
             modules: Vec::new(),
             functions: Mutex::default(),
+            staging: Mutex::default(),
             name,
             reads_pageable_memory,
         };
@@ -172,6 +175,16 @@ impl Driver for Cuda {
     fn upload(&self, from: &[u8], to: u64) -> Result<(), GpuError> {
         self.bind()?;
         let call = format!("copying {} bytes to the GPU", from.len());
+        if from.len() >= staging::LEAST {
+            let mut staging = self.staging.lock().unwrap_or_else(|p| p.into_inner());
+            // SAFETY: the context is current, and the view is in bounds. What the last upload left is looked at only when the
+            // GPU is done with it, also after a panic.
+            let staged = unsafe { staging.upload(from, to, self.stream.cu_stream()) };
+            if staged.is_ok() {
+                return Ok(());
+            }
+            // There may be no more memory that can be locked; the driver's way needs none.
+        }
         // SAFETY: the view is in bounds, and `from` is borrowed until the driver has a copy of its own: it makes one of
         // pageable memory before it returns, unless the GPU reads that by itself.
         unsafe { result::memcpy_htod_async(to, from, self.stream.cu_stream()) }
@@ -238,6 +251,9 @@ impl Drop for Cuda {
         if self.bind().is_err() || self.stream.synchronize().is_err() {
             return; // a broken context takes its modules along
         }
+        let staging = self.staging.get_mut().unwrap_or_else(|p| p.into_inner());
+        // SAFETY: the context is current, and all work is done.
+        unsafe { staging.release() };
         for module in self.modules.drain(..) {
             // SAFETY: loaded in `on`, and no work uses it any more.
             let _ = unsafe { result::module::unload(module) };

@@ -26,6 +26,7 @@ mod nvrtc;
 mod optimiser;
 mod pool;
 mod rows;
+mod staging;
 
 pub use cache::load_or_compile;
 pub use conv::{
