@@ -4,11 +4,11 @@
 use crate::{LearnerConfig, StepReport};
 use slimtau_base::TensorFile;
 use slimtau_kernels::gpu::{
-    Buffer, Gpu, Labels, Sgd, Target, View, WorkTable, convert, cross_entropy, mean, sgd_step,
-    softmax, top1,
+    Buffer, Gpu, Labels, Sgd, Target, View, WorkTable, cross_entropy, mean, sgd_step, softmax, top1,
 };
 use slimtau_supernet::{
-    Device, DeviceWeights, Layout, Plan, Precision, Session, SupernetError, Weights, merge_ranges,
+    Device, DeviceImages, DeviceWeights, Layout, Plan, Precision, Session, SupernetError, Weights,
+    merge_ranges,
 };
 use std::ops::Range;
 use std::path::Path;
@@ -16,47 +16,46 @@ use std::sync::Arc;
 
 /// Images with labels on a GPU.
 pub struct DeviceBatch<T: Precision> {
-    gpu: Gpu,
-    uploaded: Buffer<f32>,
-    images: Buffer<T>,
+    images: DeviceImages<T>,
     labels: Labels,
 }
 
 impl<T: Precision> DeviceBatch<T> {
     /// No images.
     pub fn new(gpu: &Gpu) -> Self {
-        let (uploaded, images) = (Buffer::new(gpu), Buffer::new(gpu));
-        Self { gpu: gpu.clone(), uploaded, images, labels: Labels::new(gpu) }
+        Self { images: DeviceImages::new(gpu), labels: Labels::new(gpu) }
     }
 
-    /// Becomes these images [N, H, W, C] with their labels `[N]`.
+    /// Becomes these images [N, H, W, `channels`] with their labels `[N]`.
     ///
     /// # Errors
     /// When they do not fit.
     ///
     /// # Panics
-    /// When a label is not below `classes`.
+    /// When the images are not whole pixels, or a label is not below `classes`.
     pub fn load(
         &mut self,
+        channels: usize,
         images: &[f32],
         classes: usize,
         labels: &[u32],
     ) -> Result<(), SupernetError> {
-        self.load_images(images)?;
+        self.load_images(channels, images)?;
         Ok(self.labels.upload(classes, labels)?)
     }
 
-    /// Becomes these images [N, H, W, C]; the labels stay those of the batch before.
+    /// Becomes these images; the labels stay those of the batch before.
     ///
     /// # Errors
     /// When they do not fit.
-    pub fn load_images(&mut self, images: &[f32]) -> Result<(), SupernetError> {
-        self.uploaded.upload(images)?;
-        convert(&self.gpu, self.uploaded.view(), self.images.reserve(images.len())?)?;
-        Ok(())
+    ///
+    /// # Panics
+    /// When they are not whole pixels.
+    pub fn load_images(&mut self, channels: usize, images: &[f32]) -> Result<(), SupernetError> {
+        self.images.load(channels, images)
     }
 
-    /// The images.
+    /// The images, as networks read them.
     pub fn images(&self) -> View<'_, T> {
         self.images.view()
     }
@@ -98,7 +97,7 @@ impl<T: Precision> DeviceTeacher<T> {
         })
     }
 
-    /// softmax(logits / temperature) [N, classes] of images [N, H, W, C].
+    /// softmax(logits / temperature) [N, classes] of images as [`DeviceImages`] holds them.
     ///
     /// # Errors
     /// When `images` is not a whole number of images, or the GPU fails.

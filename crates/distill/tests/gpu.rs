@@ -63,7 +63,7 @@ impl Task {
                 .unwrap();
         let soft = Buffer::from_slice(gpu, soft).unwrap();
         let mut batch = DeviceBatch::new(gpu);
-        batch.load(&self.images, 5, &self.labels).unwrap();
+        batch.load(3, &self.images, 5, &self.labels).unwrap();
         for _ in 1..STEPS {
             learner.step(0.05, &plans, &batch, Some(soft.view())).unwrap();
         }
@@ -99,7 +99,7 @@ impl Task {
         let mut learner = DeviceLearner::<T>::new(gpu, config, layout, &self.start).unwrap();
         let mut batch = DeviceBatch::new(gpu);
         let reports = (0..STEPS).map(|_| {
-            batch.load(&self.images, 5, &self.labels).unwrap();
+            batch.load(3, &self.images, 5, &self.labels).unwrap();
             let soft = teacher.soft_labels(batch.images()).unwrap();
             learner.step(0.05, &plans, &batch, Some(soft)).unwrap()
         });

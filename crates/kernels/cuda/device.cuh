@@ -104,6 +104,16 @@ template <> struct alignas(16) Vector<bf16, 8> {
     }
 };
 
+template <bool FIRST, class A, class B> struct Choose {
+    using Type = A;
+};
+template <class A, class B> struct Choose<false, A, B> {
+    using Type = B;
+};
+
+// Of kernels with a thread for every piece of work.
+DEVICE u32 thread_number() { return blockIdx.x * THREADS + threadIdx.x; }
+
 DEVICE int min_of(int a, int b) { return a < b ? a : b; }
 DEVICE i64 min_of(i64 a, i64 b) { return a < b ? a : b; }
 
@@ -117,10 +127,18 @@ struct FastDivision {
 static_assert(sizeof(FastDivision) == 12, "FastDivision is laid out as in Rust");
 
 #ifdef __CUDACC__
-// 16 bytes from global to shared memory, zeros instead where `filled` is false; the source must then still be an address
-// that may be formed. Complete for this thread after `copies_wait`, for the block after the barrier that follows.
-DEVICE void copy_async(void *shared, const void *global, bool filled) {
-    const u32 to = static_cast<u32>(__cvta_generic_to_shared(shared));
+// An address in shared memory, as instructions take it.
+typedef u32 SharedAddress;
+DEVICE SharedAddress shared_address(void *shared) {
+    SharedAddress address = static_cast<u32>(__cvta_generic_to_shared(shared));
+    // Out of the compiler's sight: it would rather compute the start of shared memory anew in every round of a loop.
+    asm volatile("" : "+r"(address));
+    return address;
+}
+
+// 16 bytes from global to shared memory, or zeros where `filled` is false: the source is then not read, and any number.
+// Complete for this thread after `copies_wait`, for the block after the barrier that follows.
+DEVICE void copy_async(SharedAddress to, u64 global, bool filled) {
     const int bytes = filled ? 16 : 0;
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(bytes) : "memory");
 }
@@ -130,8 +148,7 @@ template <int PENDING> DEVICE void copies_wait() { asm volatile("cp.async.wait_g
 
 // Four 8x8 matrices of bf16; lane l gives the address of row l % 8 of matrix l / 8, and gets elements (l / 4, 2 (l % 4))
 // and its right neighbour of each matrix. TRANSPOSED: of each one's transpose.
-template <bool TRANSPOSED> DEVICE void load_matrices(u32 (&values)[4], const bf16 *row) {
-    const u32 from = static_cast<u32>(__cvta_generic_to_shared(row));
+template <bool TRANSPOSED> DEVICE void load_matrices(u32 (&values)[4], SharedAddress from) {
     if constexpr (TRANSPOSED)
         asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                      : "=r"(values[0]), "=r"(values[1]), "=r"(values[2]), "=r"(values[3])

@@ -232,8 +232,50 @@ DEVICE void add_up(double &a, double &b) {
     if (share == 0) add(GROUPS, MERGED);
 }
 
+// Where parts of moments are so many that a few blocks would be long at them, groups of parts merge first.
+struct MergePartsArguments {
+    const float *partial; // [parts][2][channels]: means and sums of squared deviations
+    double *merged;       // [groups][2][channels], likewise
+    i64 rows, rows_per_part;
+    int parts, channels, group, unused;
+};
+static_assert(sizeof(MergePartsArguments) == 4 * 8 + 4 * 4, "MergePartsArguments is laid out as in Rust");
+
+// A block takes a group of parts and 32 channels, a warp of it every eighth part. Chan, Golub & LeVeque's formula for all
+// of them at once: deviations of the means are taken from the first part's, in f64.
+KERNEL(THREADS, 4) merge_parts(MergePartsArguments args) {
+    const int lane = threadIdx.x % 32, share = threadIdx.x / 32, channel = blockIdx.x * 32 + lane;
+    const bool inside = channel < args.channels;
+    const int first = blockIdx.y * args.group, end = min_of(first + args.group, args.parts);
+    const float *partial = args.partial + (inside ? channel : 0);
+    const double whole = args.rows_per_part, last = args.rows - (args.parts - 1) * args.rows_per_part;
+    const double origin = partial[i64(first) * 2 * args.channels];
+    double sum = 0.0, square = 0.0;
+#pragma unroll 4
+    for (int part = first + share; part < end; part += THREADS / 32) {
+        const float *own = partial + i64(part) * 2 * args.channels;
+        const double n = part == args.parts - 1 ? last : whole, d = double(own[0]) - origin;
+        sum += n * d;
+        square += own[args.channels] + n * d * d;
+    }
+    double *sums = reinterpret_cast<double *>(shared_memory()); // [2][THREADS]
+    sums[threadIdx.x] = sum;
+    sums[THREADS + threadIdx.x] = square;
+    __syncthreads();
+    if (share > 0 || !inside) return;
+    for (int i = 1; i < THREADS / 32; i++) {
+        sum += sums[i * 32 + lane];
+        square += sums[THREADS + i * 32 + lane];
+    }
+    const double n = (end - first - 1) * whole + (end == args.parts ? last : whole), rest = square - sum * sum / n;
+    double *to = args.merged + i64(blockIdx.y) * 2 * args.channels + channel;
+    to[0] = origin + sum / n;
+    to[args.channels] = rest;
+}
+EXPORT(merge_parts)
+
 struct MergeMomentsArguments {
-    const float *partial;              // [parts][2][channels]
+    const void *partial;               // [parts][2][channels], of f32, or of f64 as merge_parts leaves them
     float *mean, *var;                 // [channels]; the variance is the biased one
     float *running_mean, *running_var; // [channels], moved towards the new ones; or null
     i64 rows, rows_per_part;           // the last part has what is left
@@ -243,21 +285,20 @@ struct MergeMomentsArguments {
 };
 static_assert(sizeof(MergeMomentsArguments) == 7 * 8 + 4 * 4, "MergeMomentsArguments is laid out as in Rust");
 
-// Chan, Golub & LeVeque's formula for all parts at once: deviations of the means are taken from the first part's, which is
-// as near to the whole's as f64 needs by far, even where it is one of 10^5 parts.
-KERNEL(MERGE_THREADS, 1) merge_moments(MergeMomentsArguments args) {
+// As merge_parts. The first part's mean is as near to the whole's as f64 needs by far, even where it is one of 10^5 parts.
+template <class Number> DEVICE void merge_moments(const MergeMomentsArguments &args) {
     const int channel = blockIdx.x * MERGED + threadIdx.x % MERGED, share = threadIdx.x / MERGED;
     const bool inside = channel < args.channels;
-    const float *partial = args.partial + (inside ? channel : 0);
+    const Number *partial = static_cast<const Number *>(args.partial) + (inside ? channel : 0);
     const double origin = partial[0];
     const double whole = args.rows_per_part, last = args.rows - (args.parts - 1) * args.rows_per_part;
     double sum = 0.0, square = 0.0;
 #pragma unroll 8
     for (int part = share; part < args.parts; part += SHARERS) {
-        const float *own = partial + i64(part) * 2 * args.channels;
+        const Number *own = partial + i64(part) * 2 * args.channels;
         const double n = part == args.parts - 1 ? last : whole, d = double(own[0]) - origin;
         sum += n * d;
-        square += own[args.channels] + n * d * d;
+        square += double(own[args.channels]) + n * d * d;
     }
     add_up(sum, square);
     if (share > 0 || !inside) return;
@@ -273,7 +314,11 @@ KERNEL(MERGE_THREADS, 1) merge_moments(MergeMomentsArguments args) {
         *running_var = kept * *running_var + args.momentum * (var * args.unbiased);
     }
 }
-EXPORT(merge_moments)
+
+KERNEL(MERGE_THREADS, 1) merge_moments_f32(MergeMomentsArguments args) { merge_moments<float>(args); }
+EXPORT(merge_moments_f32)
+KERNEL(MERGE_THREADS, 1) merge_moments_f64(MergeMomentsArguments args) { merge_moments<double>(args); }
+EXPORT(merge_moments_f64)
 
 // Where the ReLU's mask comes from; numbered as in Rust. FROM_INPUT is recomputed: cheaper than reading the output, but
 // blind to a residual. With FROM_OUTPUT the masked gradient, being that of the residual, is written back.

@@ -2,7 +2,6 @@
 // conversions between element types. A thread has one vector of channels of one pixel.
 #include "device.cuh"
 
-DEVICE u32 thread_number() { return blockIdx.x * THREADS + threadIdx.x; }
 
 template <class T, bool VECTORS> constexpr int LENGTH = VECTORS ? VectorOf<T>::LENGTH : 1;
 

@@ -9,6 +9,7 @@ use half::bf16;
 use slimtau_kernels::conv::ConvShape;
 use slimtau_kernels::gpu::{
     Buffer, Epilogue, Gpu, GpuError, conv_backward_input, conv_backward_weight, conv_forward,
+    stored_channels,
 };
 use std::time::Instant;
 
@@ -64,7 +65,10 @@ fn measure(gpu: &Gpu, shape: &ConvShape) -> Result<(), GpuError> {
         let value = |i: usize| bf16::from_f32(((i * 7919) % 1000) as f32 * 2e-3 - 1.0);
         Buffer::from_slice(gpu, &(0..len).map(value).collect::<Vec<_>>())
     };
-    let (x, w) = (values(shape.input_len())?, values(shape.weight_len())?);
+    // Images as networks have them; others already have such channels.
+    let pixels = shape.batch * shape.height * shape.width;
+    let x = values(pixels * stored_channels::<bf16>(shape.in_channels))?;
+    let w = values(shape.weight_len())?;
     let (mut y, mut grad_x) = (values(shape.output_len())?, values(shape.input_len())?);
     let grad_y = values(shape.output_len())?;
     let mut grad_w = Buffer::zeros(gpu, shape.weight_len())?;

@@ -4,11 +4,13 @@ use crate::step::{Saved, shuffle};
 use crate::{KeyQueue, Moco, MocoConfig, MocoReport, Neck};
 use slimtau_base::TensorFile;
 use slimtau_kernels::gpu::{
-    Buffer, Gpu, InfoNceMemory, Sgd, View, ViewMut, WorkTable, ema_update, info_nce, l2_normalize,
-    l2_normalize_backward, linear_backward, linear_forward, relu_backward, relu_forward, sgd_step,
+    Buffer, Gpu, InfoNceMemory, Permutation, Sgd, View, ViewMut, WorkTable, ema_update, info_nce,
+    l2_normalize, l2_normalize_backward, linear_backward, linear_forward, relu_backward,
+    relu_forward, sgd_step,
 };
 use slimtau_supernet::{
-    Device, DeviceWeights, Layout, Plan, Precision, Session, SupernetError, Weights, merge_ranges,
+    Backend, Device, DeviceImages, DeviceWeights, Layout, Plan, Precision, Session, SupernetError,
+    Weights, merge_ranges,
 };
 use std::ops::Range;
 use std::path::Path;
@@ -32,8 +34,11 @@ pub struct DeviceMoco<T: Precision> {
     key_head: Head,
     grad_embedding: Buffer<f32>,
     keys: Buffer<f32>,
+    /// Images, and keys, in the order in which groups take them.
     shuffled: Buffer<T>,
+    shuffled_keys: Buffer<f32>,
     order: Vec<usize>,
+    permutation: Permutation,
     /// The loss and the share of hits.
     results: Buffer<f32>,
     info_nce: InfoNceMemory,
@@ -69,7 +74,9 @@ impl<T: Precision> DeviceMoco<T> {
             grad_embedding: Buffer::new(gpu),
             keys: Buffer::new(gpu),
             shuffled: Buffer::new(gpu),
+            shuffled_keys: Buffer::new(gpu),
             order: Vec::new(),
+            permutation: Permutation::new(gpu),
             results: Buffer::zeros(gpu, 2)?,
             info_nce: InfoNceMemory::new(gpu),
             work: WorkTable::new(gpu),
@@ -123,8 +130,8 @@ impl<T: Precision> DeviceMoco<T> {
         Ok(moco)
     }
 
-    /// One update from two views [N, H, W, C] of the same images, in the order of [`crate::Moco::step`]. Waits for the GPU
-    /// once, at the end.
+    /// One update from two views of the same images, each as [`DeviceImages`] holds them, in the order of
+    /// [`crate::Moco::step`]. Waits for the GPU once, at the end.
     ///
     /// # Errors
     /// When the views are not whole batches of images, or the GPU fails.
@@ -196,41 +203,36 @@ impl<T: Precision> DeviceMoco<T> {
         plan: &Plan,
         view: View<'_, T>,
     ) -> Result<(), SupernetError> {
-        let (dim, image) = (self.neck.dim, plan.image_len());
-        let rows = view.len() / image;
+        let (dim, image) = (self.neck.dim, DeviceImages::<T>::image_len(plan));
+        let rows = Device::<T>::batch(plan, view)?;
         let groups = self.config.key_groups.clamp(1, rows.max(1));
         shuffle(&mut self.order, rows, groups, self.config.seed, step);
         let first = self.layout.params();
-        let Self { gpu, config, neck, key, session, key_head, keys, shuffled, order, .. } = self;
+        let Self { gpu, config, neck, key, session, key_head, keys, shuffled_keys, .. } = self;
         let DeviceWeights { params, buffers } = key;
-        keys.reserve(rows * dim)?;
+        let images = if groups == 1 {
+            view
+        } else {
+            self.permutation.upload(&self.order)?;
+            self.permutation.gather(view, self.shuffled.reserve(view.len())?)?;
+            self.shuffled.view()
+        };
+        shuffled_keys.reserve(rows * dim)?;
         for group in 0..groups {
-            let members = &order[group * rows / groups..(group + 1) * rows / groups];
-            let images = if groups == 1 {
-                view
-            } else {
-                shuffled.reserve(members.len() * image)?;
-                for (to, &from) in members.iter().enumerate() {
-                    let mut place = shuffled.view_mut().range(to * image..(to + 1) * image);
-                    place.copy_from(view.range(from * image..(from + 1) * image))?;
-                }
-                shuffled.view()
-            };
+            let members = group * rows / groups..(group + 1) * rows / groups;
             let norms = config.bn.training(&mut *buffers, config.bn_momentum);
-            let features = session.forward_features(plan, params, norms, images)?;
+            let own = images.range(members.start * image..members.end * image);
+            let features = session.forward_features(plan, params, norms, own)?;
             let neck_params = params.values().range(first..first + neck.params());
             key_head.forward(gpu, neck, neck_params, members.len(), features)?;
-            let embedding = key_head.embedding.view();
-            if groups == 1 {
-                keys.view_mut().copy_from(embedding)?;
-                continue;
-            }
-            for (from, &to) in members.iter().enumerate() {
-                let mut place = keys.view_mut().range(to * dim..(to + 1) * dim);
-                place.copy_from(embedding.range(from * dim..(from + 1) * dim))?;
-            }
+            let mut place = shuffled_keys.view_mut().range(members.start * dim..members.end * dim);
+            place.copy_from(key_head.embedding.view())?;
         }
-        Ok(())
+        let mut keys = keys.reserve(rows * dim)?;
+        if groups == 1 {
+            return Ok(keys.copy_from(shuffled_keys.view())?);
+        }
+        Ok(self.permutation.scatter(shuffled_keys.view(), keys)?)
     }
 
     /// Replaces the oldest keys of the queue by those of the step, as [`KeyQueue::push`].

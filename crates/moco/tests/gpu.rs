@@ -2,10 +2,9 @@
 
 use half::bf16;
 use slimtau_base::{fill_normal, stream};
-use slimtau_kernels::gpu::Buffer;
 use slimtau_moco::{DeviceMoco, Moco, MocoConfig};
 use slimtau_space::SearchSpace;
-use slimtau_supernet::{BnMode, Layout, Plan, Precision, Weights};
+use slimtau_supernet::{BnMode, DeviceImages, Layout, Plan, Precision, Weights};
 use slimtau_train::Sgd;
 use std::path::Path;
 
@@ -62,8 +61,9 @@ fn compare<T: Precision>(key_groups: usize, tolerance: f64) {
             images
         });
         let uploaded = [0, 1].map(|i| {
-            let values: Vec<T> = views[i].iter().map(|v| T::from_f32(*v)).collect();
-            Buffer::from_slice(&gpu, &values).unwrap()
+            let mut images = DeviceImages::<T>::new(&gpu);
+            images.load(3, &views[i]).unwrap();
+            images
         });
         let want = on_cpu.step(step, 0.02, 0.2, &plan, [&views[0], &views[1]]).unwrap();
         let images = [uploaded[0].view(), uploaded[1].view()];

@@ -68,7 +68,7 @@ pub(crate) fn run<'m, B: Backend>(
     buffers: &B::Running,
     images: MapView<'_, B>,
 ) -> Result<VectorView<'m, B>, SupernetError> {
-    let batch = plan.batch_of(B::map_len(images))?;
+    let batch = B::batch(plan, images)?;
     let Memory { x, out, inner, folding, head } = memory;
     let folded = Folded { backend, params, batch, folding };
     let mut layers = Shared { folded, buffers };

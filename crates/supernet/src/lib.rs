@@ -49,7 +49,7 @@ struct Readme;
 pub use autograd::{forward, forward_train};
 pub use backend::{Backend, Cpu, MapView, VectorView};
 #[cfg(feature = "gpu")]
-pub use backend::{Device, DeviceParams, DeviceWeights, Precision};
+pub use backend::{Device, DeviceImages, DeviceParams, DeviceWeights, Precision};
 pub use error::SupernetError;
 pub use import::{
     Format, Framework, ImportError, ImportProblem, ImportReport, Imported, Naming, PickleError,

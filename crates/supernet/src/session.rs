@@ -111,7 +111,7 @@ impl<B: Backend> Session<B> {
         norms: Norms<'_, B>,
         images: MapView<'_, B>,
     ) -> Result<VectorView<'_, B>, SupernetError> {
-        let batch = plan.batch_of(B::map_len(images))?;
+        let batch = B::batch(plan, images)?;
         self.batch = batch;
         self.batch_statistics = norms.batch_statistics();
         let Self { backend, tape, shortcut, .. } = self;

@@ -100,7 +100,7 @@ impl<B: Backend> Recalibration<'_, B> {
         params: &B::Params,
         images: MapView<'_, B>,
     ) -> Result<(), SupernetError> {
-        let Some(batch) = self.tree.batch(B::map_len(images))? else { return Ok(()) };
+        let Some(batch) = self.tree.batch::<B>(images)? else { return Ok(()) };
         self.batches += 1;
         let TreeSession { backend, path, inner, measuring, .. } = session;
         // Weight 1/n of the n-th makes the running value the plain mean so far.
@@ -197,7 +197,7 @@ impl PrefixTree {
         images: MapView<'_, B>,
         mut each: impl FnMut(usize, VectorView<'_, B>),
     ) -> Result<(), SupernetError> {
-        let Some(batch) = self.batch(B::map_len(images))? else { return Ok(()) };
+        let Some(batch) = self.batch::<B>(images)? else { return Ok(()) };
         let TreeSession { backend, path, inner, folding, head, .. } = session;
         let folded = Folded { backend, params, batch, folding };
         let mut end = |backend: &mut B, node: &Node, x: &B::Map| {
@@ -220,9 +220,9 @@ impl PrefixTree {
         }
     }
 
-    /// The number of images in so many values, unless there is nothing to run.
-    fn batch(&self, values: usize) -> Result<Option<usize>, SupernetError> {
-        self.plans.first().map(|plan| plan.batch_of(values)).transpose()
+    /// The number of images, unless there is nothing to run.
+    fn batch<B: Backend>(&self, images: MapView<'_, B>) -> Result<Option<usize>, SupernetError> {
+        self.plans.first().map(|plan| B::batch(plan, images)).transpose()
     }
 
     /// Computes every node, depth first, and calls `end` with those where plans end and their output.

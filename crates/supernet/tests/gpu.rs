@@ -6,8 +6,8 @@ use slimtau_base::{fill_normal, stream};
 use slimtau_kernels::gpu::{Activation, Buffer, Gpu};
 use slimtau_space::{Arch, SearchSpace};
 use slimtau_supernet::{
-    Device, DeviceParams, DeviceWeights, Layout, Norms, Plan, Precision, PrefixTree, Session,
-    Statistics, TreeSession, Weights, recalibrate,
+    Device, DeviceImages, DeviceParams, DeviceWeights, Layout, Norms, Plan, Precision, PrefixTree,
+    Session, Statistics, TreeSession, Weights, recalibrate,
 };
 use std::sync::{Arc, LazyLock};
 
@@ -88,6 +88,12 @@ fn on_gpu<T: Activation>(values: &[f32]) -> Buffer<T> {
     Buffer::from_slice(&GPU, &values).unwrap()
 }
 
+fn stored<T: Precision>(images: &[f32]) -> DeviceImages<T> {
+    let mut stored = DeviceImages::new(&GPU);
+    stored.load(3, images).unwrap();
+    stored
+}
+
 /// |a - b| / |b|.
 fn distance(a: &[f32], b: &[f32]) -> f64 {
     assert_eq!(a.len(), b.len());
@@ -109,7 +115,7 @@ fn same_as_on_the_cpu<T: Precision>(eights: bool, stem: &str, batch: usize, tole
     let f = Fixture::new(eights, stem);
     let images = f.images("images", batch);
     let (mut cpu, mut gpu) = (Session::new(), Session::on(Device::<T>::new(&GPU)));
-    let images_gpu = on_gpu::<T>(&images);
+    let images_gpu = stored::<T>(&images);
     let Weights { params, buffers } = &f.weights;
     for (i, arch) in f.archs().iter().enumerate() {
         let plan = f.plan(arch);
@@ -175,7 +181,7 @@ fn bf16_networks_are_near_those_of_the_cpu() {
 fn a_tree_is_its_subnets_one_by_one() {
     let f = Fixture::new(true, PLAIN);
     let (images, calibration) = (f.images("images", 2), f.images("calibration", 3));
-    let (images, calibration) = (on_gpu::<f32>(&images), on_gpu::<f32>(&calibration));
+    let (images, calibration) = (stored::<f32>(&images), stored::<f32>(&calibration));
     let weights = DeviceWeights::<f32>::new(&GPU, &f.weights).unwrap();
     let DeviceWeights { params, buffers } = &weights;
     let plans: Vec<Plan> = f.archs().iter().map(|arch| f.plan(arch)).collect();

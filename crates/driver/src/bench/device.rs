@@ -22,7 +22,7 @@ pub(super) fn on(card: &Card, bed: Bed) -> Result<Step> {
 /// The same with activations of `T`.
 fn prepare<T: Precision>(gpu: &Gpu, bed: Bed) -> Result<Step> {
     let mut batch = DeviceBatch::<T>::new(gpu);
-    batch.load(&bed.images, bed.space.classes, &bed.labels)?;
+    batch.load(bed.space.channels, &bed.images, bed.space.classes, &bed.labels)?;
     let (layout, config) = (bed.layout.clone(), bed.learner.clone());
     Ok(match bed.what {
         Work::Step1 => {

@@ -6,6 +6,7 @@ use slimtau_base::TensorFile;
 use slimtau_data::Batch;
 use slimtau_distill::{Learner, LearnerConfig, StepReport, Teacher};
 use slimtau_moco::{Moco, MocoConfig, MocoReport};
+use slimtau_space::SearchSpace;
 use slimtau_supernet::{
     BnMode, Layout, Plan, PrefixTree, Recalibration, Session, Statistics, TreeSession, Weights,
     argmax,
@@ -101,7 +102,8 @@ struct JudgeOnCpu {
     tree_session: TreeSession,
 }
 
-pub(super) fn judge() -> Box<dyn Judge> {
+/// Networks say themselves what their images are.
+pub(super) fn judge(_: &SearchSpace) -> Box<dyn Judge> {
     Box::new(JudgeOnCpu::default())
 }
 

@@ -9,9 +9,10 @@ use slimtau_data::Batch;
 use slimtau_distill::{DeviceBatch, DeviceLearner, DeviceTeacher, LearnerConfig, StepReport};
 use slimtau_kernels::gpu::{Buffer, Gpu, GpuError, top1};
 use slimtau_moco::{DeviceMoco, MocoConfig, MocoReport};
+use slimtau_space::SearchSpace;
 use slimtau_supernet::{
-    BnMode, Device, DeviceWeights, Layout, Plan, Precision, PrefixTree, Recalibration, Session,
-    Statistics, TreeSession, Weights,
+    BnMode, Device, DeviceImages, DeviceWeights, Layout, Plan, Precision, PrefixTree,
+    Recalibration, Session, Statistics, TreeSession, Weights,
 };
 use std::borrow::Cow;
 use std::path::Path;
@@ -69,10 +70,10 @@ impl Card {
         })
     }
 
-    pub(super) fn judge(&self, classes: usize) -> Box<dyn Judge> {
+    pub(super) fn judge(&self, space: &SearchSpace) -> Box<dyn Judge> {
         match self.precision {
-            PrecisionArg::Bf16 => Box::new(JudgeOnGpu::<bf16>::new(&self.gpu, classes)),
-            PrecisionArg::F32 => Box::new(JudgeOnGpu::<f32>::new(&self.gpu, classes)),
+            PrecisionArg::Bf16 => Box::new(JudgeOnGpu::<bf16>::new(&self.gpu, space)),
+            PrecisionArg::F32 => Box::new(JudgeOnGpu::<f32>::new(&self.gpu, space)),
         }
     }
 }
@@ -105,7 +106,8 @@ impl<T: Precision> OnGpu<T> {
 
 impl<T: Precision> SupervisedTraining for OnGpu<T> {
     fn step(&mut self, lr: f64, plans: &[Plan], batch: &Batch) -> Result<StepReport> {
-        self.batch.load(&batch.images, self.layout.classes(), &batch.labels)?;
+        let (channels, classes) = (batch.shape[3], self.layout.classes());
+        self.batch.load(channels, &batch.images, classes, &batch.labels)?;
         let soft = match &mut self.teacher {
             Some(teacher) => Some(teacher.soft_labels(self.batch.images())?),
             None => None,
@@ -133,13 +135,13 @@ struct MocoOnGpu<T: Precision> {
     config: MocoConfig,
     layout: Arc<Layout>,
     moco: DeviceMoco<T>,
-    views: [DeviceBatch<T>; 2],
+    views: [DeviceImages<T>; 2],
 }
 
 impl<T: Precision> MocoOnGpu<T> {
     fn new(gpu: &Gpu, config: MocoConfig, layout: Arc<Layout>, start: Weights) -> Result<Self> {
         let moco = DeviceMoco::new(gpu, config.clone(), Arc::clone(&layout), start)?;
-        let views = [DeviceBatch::new(gpu), DeviceBatch::new(gpu)];
+        let views = [DeviceImages::new(gpu), DeviceImages::new(gpu)];
         Ok(Self { gpu: gpu.clone(), config, layout, moco, views })
     }
 }
@@ -153,10 +155,10 @@ impl<T: Precision> ContrastiveTraining for MocoOnGpu<T> {
         plan: &Plan,
         views: [&[f32]; 2],
     ) -> Result<MocoReport> {
-        for (batch, images) in self.views.iter_mut().zip(views) {
-            batch.load_images(images)?;
+        for (view, images) in self.views.iter_mut().zip(views) {
+            view.load(plan.network().channels, images)?;
         }
-        let views = [self.views[0].images(), self.views[1].images()];
+        let views = [self.views[0].view(), self.views[1].view()];
         Ok(self.moco.step(step, lr, temperature, plan, views)?)
     }
 
@@ -184,6 +186,8 @@ struct JudgeOnGpu<T: Precision> {
 /// A batch, and the right answers to it.
 struct Memory<T: Precision> {
     gpu: Gpu,
+    /// Of an image.
+    channels: usize,
     classes: usize,
     batch: DeviceBatch<T>,
     /// 0 or 1 for each image.
@@ -193,13 +197,14 @@ struct Memory<T: Precision> {
 }
 
 impl<T: Precision> JudgeOnGpu<T> {
-    fn new(gpu: &Gpu, classes: usize) -> Self {
+    fn new(gpu: &Gpu, space: &SearchSpace) -> Self {
         Self {
             session: Session::on(Device::new(gpu)),
             tree_session: TreeSession::on(Device::new(gpu)),
             memory: Memory {
                 gpu: gpu.clone(),
-                classes,
+                channels: space.channels,
+                classes: space.classes,
                 batch: DeviceBatch::new(gpu),
                 hits: Buffer::new(gpu),
                 right: Buffer::new(gpu),
@@ -233,8 +238,8 @@ impl<T: Precision> Judge for JudgeOnGpu<T> {
         let Self { session, memory, .. } = self;
         let DeviceWeights { params, buffers } = DeviceWeights::<T>::new(&memory.gpu, weights)?;
         Ok(Box::new(move |images, right| {
-            let Memory { gpu, classes, batch, hits, right: found } = &mut *memory;
-            batch.load(&images.images, *classes, &images.labels)?;
+            let Memory { gpu, channels, classes, batch, hits, right: found } = &mut *memory;
+            batch.load(*channels, &images.images, *classes, &images.labels)?;
             let logits = session.infer(plan, &params, &buffers, batch.images())?;
             top1(gpu, *classes, logits, batch.labels(), found.reserve(1)?, hits)?;
             // Counts are whole numbers below 2^24.
@@ -246,15 +251,16 @@ impl<T: Precision> Judge for JudgeOnGpu<T> {
 
 impl<T: Precision> Listed for ListedOnGpu<'_, T> {
     fn measure(&mut self, images: &[f32]) -> Result<()> {
-        let batch = &mut self.memory.batch;
-        batch.load_images(images)?;
+        let Memory { channels, batch, .. } = &mut *self.memory;
+        batch.load_images(*channels, images)?;
         Ok(self.own.measure(self.session, &self.weights.params, batch.images())?)
     }
 
     fn count(&mut self, batch: &Batch, right: &mut [usize]) -> Result<()> {
         let DeviceWeights { params, buffers } = &self.weights;
-        let Memory { gpu, classes, batch: uploaded, hits, right: found } = &mut *self.memory;
-        uploaded.load(&batch.images, *classes, &batch.labels)?;
+        let Memory { gpu, channels, classes, batch: uploaded, hits, right: found } =
+            &mut *self.memory;
+        uploaded.load(*channels, &batch.images, *classes, &batch.labels)?;
         let statistics = match self.bn {
             BnMode::Recalibrated => Statistics::Recalibrated(&self.own),
             BnMode::Tracked | BnMode::Frozen => Statistics::Shared(buffers),

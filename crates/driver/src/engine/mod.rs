@@ -16,6 +16,7 @@ use slimtau_data::Batch;
 use slimtau_distill::{LearnerConfig, StepReport};
 use slimtau_kernels::conv::Isa;
 use slimtau_moco::{MocoConfig, MocoReport};
+use slimtau_space::SearchSpace;
 use slimtau_supernet::{BnMode, Layout, Plan, PrefixTree, Weights};
 use std::borrow::Cow;
 use std::path::Path;
@@ -173,15 +174,12 @@ impl Engine {
         }
     }
 
-    /// Memory for evaluations of networks with so many classes.
-    pub fn judge(
-        &self,
-        #[cfg_attr(not(feature = "gpu"), expect(unused))] classes: usize,
-    ) -> Box<dyn Judge> {
+    /// Memory for evaluations of a space's networks.
+    pub fn judge(&self, space: &SearchSpace) -> Box<dyn Judge> {
         match self {
-            Self::Cpu => cpu::judge(),
+            Self::Cpu => cpu::judge(space),
             #[cfg(feature = "gpu")]
-            Self::Gpu(card) => card.judge(classes),
+            Self::Gpu(card) => card.judge(space),
         }
     }
 }

@@ -145,7 +145,7 @@ impl Evaluator {
             bn: settings.bn,
             validation,
             calibration,
-            judge: engine.judge(space.classes),
+            judge: engine.judge(space),
         })
     }
 

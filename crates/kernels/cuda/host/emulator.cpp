@@ -222,11 +222,11 @@ void barrier() {
 
 unsigned char *shared_memory() { return shared_start; }
 
-void copy_async(void *shared, const void *global, bool filled) {
-    if (reinterpret_cast<uintptr_t>(shared) % 16 || (filled && reinterpret_cast<uintptr_t>(global) % 16))
+void copy_async(void *shared, uint64_t global, bool filled) {
+    if (reinterpret_cast<uintptr_t>(shared) % 16 || (filled && global % 16))
         fail("an asynchronous copy of an address that is no multiple of 16");
     Copy copy = {shared, {}};
-    if (filled) memcpy(copy.bytes, global, 16);
+    if (filled) memcpy(copy.bytes, reinterpret_cast<const void *>(global), 16);
     threads[current].open.push_back(copy);
 }
 

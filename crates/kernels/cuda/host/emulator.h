@@ -16,7 +16,7 @@ struct Index {
 // All threads of the block reach this before any goes on.
 void barrier();
 unsigned char *shared_memory();
-void copy_async(void *shared, const void *global, bool filled);
+void copy_async(void *shared, uint64_t global, bool filled);
 void copies_commit();
 void copies_wait(int pending);
 void load_matrices(bool transposed, unsigned (&values)[4], const void *row);
@@ -35,11 +35,12 @@ extern emulator::Index threadIdx, blockIdx, blockDim, gridDim;
 inline void __syncthreads() { emulator::barrier(); }
 inline unsigned __umulhi(unsigned a, unsigned b) { return unsigned((uint64_t(a) * b) >> 32); }
 inline unsigned char *shared_memory() { return emulator::shared_memory(); }
-inline void copy_async(void *shared, const void *global, bool filled) { emulator::copy_async(shared, global, filled); }
+typedef unsigned char *SharedAddress;
+inline SharedAddress shared_address(void *shared) { return static_cast<SharedAddress>(shared); }
+inline void copy_async(SharedAddress to, uint64_t global, bool filled) { emulator::copy_async(to, global, filled); }
 inline void copies_commit() { emulator::copies_commit(); }
 template <int PENDING> void copies_wait() { emulator::copies_wait(PENDING); }
-struct bf16;
-template <bool TRANSPOSED> void load_matrices(unsigned (&values)[4], const bf16 *row) {
+template <bool TRANSPOSED> void load_matrices(unsigned (&values)[4], SharedAddress row) {
     emulator::load_matrices(TRANSPOSED, values, row);
 }
 inline void multiply_add(float (&sums)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {

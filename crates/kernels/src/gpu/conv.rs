@@ -4,7 +4,7 @@ use super::GpuError;
 use super::arguments::{FastDivision, arguments, int};
 use super::driver::{Gpu, Launch};
 use super::memory::{Activation, Buffer, View, ViewMut};
-use super::norm::{Running, merge_moments};
+use super::norm::{Running, merge_moments, moments_len};
 use crate::conv::ConvShape;
 
 arguments! {
@@ -30,7 +30,9 @@ arguments! {
         stride: i32,
         relu: i32,
         accumulate: i32,
-        unused: u32,
+        active: i32,
+        step_taps: i32,
+        step_channels: i32,
     }
 }
 
@@ -55,6 +57,8 @@ arguments! {
         parts: i32,
         by_out_width: FastDivision,
         by_out_pixels: FastDivision,
+        active: i32,
+        unused: u32,
     }
 }
 
@@ -69,6 +73,8 @@ arguments! {
         out_channels: i32,
         full_in: i32,
         full_out: i32,
+        active: i32,
+        unused: u32,
     }
 }
 
@@ -107,7 +113,7 @@ macro_rules! tile {
 const WIDE: Tile = tile!(128, 128, 32, 3, 256, "bf16_wide");
 const NARROW: Tile = tile!(128, 64, 32, 3, 256, "bf16_narrow");
 const ANY_BF16: Tile = tile!(64, 64, 16, 2, 128, "bf16_any");
-const EXACT: Tile = tile!(64, 64, 16, 2, 256, "f32_exact");
+const EXACT: Tile = tile!(64, 64, 16, 2, 64, "f32_exact");
 const ANY_F32: Tile = tile!(64, 64, 16, 2, 128, "f32_any");
 
 impl Tile {
@@ -161,7 +167,24 @@ pub enum Epilogue<'a, T: Activation> {
     },
 }
 
-/// As [`crate::conv::conv_forward`].
+/// Channels that images of `channels` should be stored with: whole 16-byte accesses of a pixel, the additional ones zero.
+pub fn stored_channels<T: Activation>(channels: usize) -> usize {
+    channels.next_multiple_of(T::VECTOR)
+}
+
+/// Channels that the input of `len` values is stored with: those of `shape`, or as many as [`stored_channels`] says.
+fn stored<T: Activation>(shape: &ConvShape, len: usize) -> usize {
+    let padded = stored_channels::<T>(shape.in_channels);
+    let pixels = shape.batch * shape.height * shape.width;
+    if len == pixels * padded { padded } else { shape.in_channels }
+}
+
+/// The length that [`ConvShape::check`] expects of an input of `len` values.
+fn dense<T: Activation>(shape: &ConvShape, len: usize) -> usize {
+    len / stored::<T>(shape, len) * shape.in_channels
+}
+
+/// As [`crate::conv::conv_forward`]. The input may be stored with [`stored_channels`].
 ///
 /// # Errors
 /// When the GPU fails.
@@ -176,21 +199,22 @@ pub fn conv_forward<T: Activation>(
     mut output: ViewMut<'_, T>,
     epilogue: Epilogue<'_, T>,
 ) -> Result<(), GpuError> {
-    shape.check(input.len(), weight.len(), output.len());
+    shape.check(dense::<T>(shape, input.len()), weight.len(), output.len());
     let mut end = End::default();
     if let Epilogue::Affine { scale, shift, residual, relu } = epilogue {
         assert_eq!(scale.len(), shape.out_channels, "length of scale");
         assert_eq!(shift.len(), shape.out_channels, "length of shift");
-        (end.scale, end.shift, end.relu) = (scale.address(), shift.address(), relu);
+        (end.scale, end.shift, end.relu) = (scale.on(gpu), shift.on(gpu), relu);
         if let Some(residual) = residual {
             assert_eq!(residual.len(), output.len(), "length of the residual");
-            end.residual = residual.address();
+            end.residual = residual.on(gpu);
         }
     }
     correlate(gpu, shape, FORWARD, input, weight, output.reborrow(), end)
 }
 
-/// As [`crate::conv::conv_forward_statistics`]; the running statistics follow where given.
+/// As [`crate::conv::conv_forward_statistics`]; the running statistics follow where given. The input may be stored with
+/// [`stored_channels`].
 ///
 /// The moments are those of what `output` holds. They are taken of each tile while that is in shared memory.
 ///
@@ -210,15 +234,16 @@ pub fn conv_forward_statistics<T: Activation>(
     running: Option<Running<'_>>,
     scratch: &mut Buffer<f32>,
 ) -> Result<(), GpuError> {
-    shape.check(input.len(), weight.len(), output.len());
+    shape.check(dense::<T>(shape, input.len()), weight.len(), output.len());
     assert_eq!(mean.len(), shape.out_channels, "length of mean");
-    let addresses = [input.address(), weight.address(), output.address()];
-    let tile = Tile::choose::<T>(vectors::<T>(shape, addresses), shape.out_channels);
+    let addresses = [input.on(gpu), weight.on(gpu), output.on(gpu)];
+    let stored = stored::<T>(shape, input.len());
+    let tile = Tile::choose::<T>(vectors::<T>(shape, stored, addresses), shape.out_channels);
     let rows = output.len() / shape.out_channels;
-    let moments = scratch.reserve(rows.div_ceil(tile.m) * 2 * shape.out_channels)?;
-    let end = End { moments: moments.address(), ..End::default() };
+    let moments = scratch.reserve(moments_len(rows, tile.m, shape.out_channels))?;
+    let end = End { moments: moments.on(gpu), ..End::default() };
     correlate(gpu, shape, FORWARD, input, weight, output, end)?;
-    merge_moments(gpu, rows, tile.m, moments.view(), mean, var, running)
+    merge_moments(gpu, rows, tile.m, moments, mean, var, running)
 }
 
 /// As [`crate::conv::conv_backward_input`].
@@ -252,9 +277,9 @@ pub(super) struct End {
     pub accumulate: bool,
 }
 
-/// Whether every row of every operand can be read in 16-byte pieces.
-fn vectors<T: Activation>(shape: &ConvShape, addresses: [u64; 3]) -> bool {
-    [shape.in_channels, shape.out_channels, shape.full_out].iter().all(|c| c % T::VECTOR == 0)
+/// Whether every row of every operand can be read in 16-byte pieces. `inputs` are the channels that the input is stored with.
+fn vectors<T: Activation>(shape: &ConvShape, inputs: usize, addresses: [u64; 3]) -> bool {
+    [inputs, shape.out_channels, shape.full_out].iter().all(|c| c % T::VECTOR == 0)
         && addresses.iter().all(|a| a % 16 == 0)
 }
 
@@ -277,24 +302,29 @@ pub(super) fn correlate<T: Activation>(
     } else {
         ([shape.height, shape.width], [out_height, out_width])
     };
-    let (depth, columns) = if forward {
-        (shape.in_channels, shape.out_channels)
+    let (depth, active, columns) = if forward {
+        (stored::<T>(shape, source.len()), shape.in_channels, shape.out_channels)
     } else {
-        (shape.out_channels, shape.in_channels)
+        (shape.out_channels, shape.out_channels, shape.in_channels)
     };
-    let mut addresses = [source.address(), weight.address(), result.address()];
+    let inputs = if forward { depth } else { columns };
+    let mut addresses = [source.on(gpu), weight.on(gpu), result.on(gpu)];
     if end.residual != 0 {
         addresses[2] |= end.residual; // aligned only if both are
     }
-    let tile = Tile::choose::<T>(vectors::<T>(shape, addresses), columns);
+    let tile = Tile::choose::<T>(vectors::<T>(shape, inputs, addresses), columns);
     // Classes of pixels: the first has the most.
     let classes = if forward { 1 } else { shape.stride };
     let rows = shape.batch * size[0].div_ceil(classes) * size[1].div_ceil(classes);
+    // Kernels count pixels and the depth in 32 bits, up to some steps beyond the end.
+    for count in [rows + tile.m, shape.kernel * shape.kernel * depth + tile.k * tile.stages] {
+        int(count);
+    }
     let blocks = rows.div_ceil(tile.m) * columns.div_ceil(tile.n);
     let arguments = Correlate {
-        source: source.address(),
-        weight: weight.address(),
-        result: result.address(),
+        source: source.on(gpu),
+        weight: weight.on(gpu),
+        result: result.on(gpu),
         scale: end.scale,
         shift: end.shift,
         residual: end.residual,
@@ -312,7 +342,9 @@ pub(super) fn correlate<T: Activation>(
         stride: int(shape.stride),
         relu: end.relu.into(),
         accumulate: end.accumulate.into(),
-        unused: 0,
+        active: int(active),
+        step_taps: int(tile.k / depth),
+        step_channels: int(tile.k % depth),
     };
     let grid = [int(blocks) as u32, (classes * classes) as u32, 1];
     let shared = tile.shared(size_of::<T>(), true, !forward);
@@ -326,8 +358,8 @@ const BLOCKS: usize = 1024;
 /// Steps of a part: below this, starting and adding up parts costs more than they gain.
 const LEAST_STEPS: usize = 8;
 
-/// As [`crate::conv::conv_backward_weight`]: adds to the leading block of `grad_weight`, which is f32 for every `T`.
-/// `scratch` holds the parts of a sum over many pixels.
+/// As [`crate::conv::conv_backward_weight`]: adds to the leading block of `grad_weight`, which is f32 for every `T`. The input
+/// may be stored with [`stored_channels`]. `scratch` holds the parts of a sum over many pixels.
 ///
 /// # Errors
 /// When the GPU fails.
@@ -342,31 +374,33 @@ pub fn conv_backward_weight<T: Activation>(
     grad_weight: ViewMut<'_, f32>,
     scratch: &mut Buffer<f32>,
 ) -> Result<(), GpuError> {
-    shape.check(input.len(), grad_weight.len(), grad_output.len());
+    shape.check(dense::<T>(shape, input.len()), grad_weight.len(), grad_output.len());
     if input.is_empty() || grad_output.is_empty() {
         return Ok(());
     }
-    let addresses = [input.address(), grad_output.address(), 0];
-    let tile = Tile::choose::<T>(vectors::<T>(shape, addresses), shape.out_channels);
+    let addresses = [input.on(gpu), grad_output.on(gpu), 0];
+    let stored = stored::<T>(shape, input.len());
+    let tile = Tile::choose::<T>(vectors::<T>(shape, stored, addresses), shape.out_channels);
     let taps = shape.kernel * shape.kernel;
-    let rows = taps * shape.in_channels;
+    let rows = taps * stored;
     let blocks = rows.div_ceil(tile.m) * shape.out_channels.div_ceil(tile.n);
     let out_pixels = shape.out_height() * shape.out_width();
+    int(shape.batch * out_pixels + tile.k * tile.stages); // pixels, counted in 32 bits
     let steps = (shape.batch * out_pixels).div_ceil(tile.k);
     let parts = BLOCKS.div_ceil(blocks).min(steps / LEAST_STEPS).max(1);
     let partial =
-        if parts > 1 { scratch.reserve(parts * rows * shape.out_channels)?.address() } else { 0 };
+        if parts > 1 { scratch.reserve(parts * rows * shape.out_channels)?.on(gpu) } else { 0 };
     let arguments = WeightGradient {
-        input: input.address(),
-        gradient: grad_output.address(),
-        weight: grad_weight.address(),
+        input: input.on(gpu),
+        gradient: grad_output.on(gpu),
+        weight: grad_weight.on(gpu),
         partial,
         batch: int(shape.batch),
         height: int(shape.height),
         width: int(shape.width),
         out_height: int(shape.out_height()),
         out_width: int(shape.out_width()),
-        in_channels: int(shape.in_channels),
+        in_channels: int(stored),
         out_channels: int(shape.out_channels),
         full_in: int(shape.full_in),
         full_out: int(shape.full_out),
@@ -375,6 +409,8 @@ pub fn conv_backward_weight<T: Activation>(
         parts: int(parts),
         by_out_width: FastDivision::new(shape.out_width()),
         by_out_pixels: FastDivision::new(out_pixels),
+        active: int(shape.in_channels),
+        unused: 0,
     };
     let shared = tile.shared(size_of::<T>(), false, false);
     let grid = [int(blocks) as u32, int(parts) as u32, 1];
@@ -384,13 +420,15 @@ pub fn conv_backward_weight<T: Activation>(
     }
     let sum = SumParts {
         partial,
-        weight: grad_weight.address(),
+        weight: grad_weight.on(gpu),
         parts: int(parts),
         taps: int(taps),
-        in_channels: int(shape.in_channels),
+        in_channels: int(stored),
         out_channels: int(shape.out_channels),
         full_in: int(shape.full_in),
         full_out: int(shape.full_out),
+        active: int(shape.in_channels),
+        unused: 0,
     };
     let threads = 256;
     let grid = [(rows * shape.out_channels).div_ceil(threads) as u32, 1, 1];

@@ -2,7 +2,8 @@
 
 use super::GpuError;
 use super::driver::{Driver, Launch};
-use super::nvrtc;
+use super::staging::{self, Staging};
+use super::{cache, nvrtc};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::{CudaContext, CudaStream, sys};
 use std::collections::HashMap;
@@ -20,6 +21,7 @@ pub(super) struct Cuda {
     stream: Arc<CudaStream>,
     modules: Vec<sys::CUmodule>,
     functions: Mutex<HashMap<&'static str, Function>>,
+    staging: Mutex<Staging>,
     name: String,
     reads_pageable_memory: bool,
 }
@@ -70,13 +72,22 @@ impl Cuda {
         context.bind_to_thread().map_err(open)?;
         let pageable = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS;
         let reads_pageable_memory = context.attribute(pageable).map_err(open)? != 0;
-        let (modules, functions) = (Vec::new(), Mutex::default());
-        let mut gpu = Self { context, stream, modules, functions, name, reads_pageable_memory };
+        let mut gpu = Self {
+            context,
+            stream,
+            modules: Vec::new(),
+            functions: Mutex::default(),
+            staging: Mutex::default(),
+            name,
+            reads_pageable_memory,
+        };
+        let folder = cache::folder();
         for module in nvrtc::modules() {
-            let compiled = nvrtc::compile(module, &format!("sm_{major}{minor}"))?;
+            let target = format!("sm_{major}{minor}");
+            let code = cache::load_or_compile(folder.as_deref(), module, &target)?;
             // SAFETY: the code is a cubin that NVRTC made for this GPU.
-            let loaded = unsafe { result::module::load_data(compiled.code.as_ptr().cast()) };
-            gpu.modules.push(loaded.map_err(|e| failed(&format!("loading {}", module.name), e))?);
+            let loaded = unsafe { result::module::load_data(code.as_ptr().cast()) };
+            gpu.modules.push(loaded.map_err(|e| not_loaded(module.name, e))?);
         }
         Ok(gpu)
     }
@@ -164,6 +175,16 @@ impl Driver for Cuda {
     fn upload(&self, from: &[u8], to: u64) -> Result<(), GpuError> {
         self.bind()?;
         let call = format!("copying {} bytes to the GPU", from.len());
+        if from.len() >= staging::LEAST {
+            let mut staging = self.staging.lock().unwrap_or_else(|p| p.into_inner());
+            // SAFETY: the context is current, and the view is in bounds. What the last upload left is looked at only when the
+            // GPU is done with it, also after a panic.
+            let staged = unsafe { staging.upload(from, to, self.stream.cu_stream()) };
+            if staged.is_ok() {
+                return Ok(());
+            }
+            // There may be no more memory that can be locked; the driver's way needs none.
+        }
         // SAFETY: the view is in bounds, and `from` is borrowed until the driver has a copy of its own: it makes one of
         // pageable memory before it returns, unless the GPU reads that by itself.
         unsafe { result::memcpy_htod_async(to, from, self.stream.cu_stream()) }
@@ -230,6 +251,9 @@ impl Drop for Cuda {
         if self.bind().is_err() || self.stream.synchronize().is_err() {
             return; // a broken context takes its modules along
         }
+        let staging = self.staging.get_mut().unwrap_or_else(|p| p.into_inner());
+        // SAFETY: the context is current, and all work is done.
+        unsafe { staging.release() };
         for module in self.modules.drain(..) {
             // SAFETY: loaded in `on`, and no work uses it any more.
             let _ = unsafe { result::module::unload(module) };
@@ -246,6 +270,22 @@ fn keep_freed_memory(context: &CudaContext) -> Result<(), DriverError> {
         let pool = result::device::get_default_mem_pool(context.cu_device())?;
         let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
         sys::cuMemPoolSetAttribute(pool, attribute, (&raw mut most).cast()).result()
+    }
+}
+
+/// Code for the GPU itself, as here, loads with drivers of the compiler's version, later ones, and mostly those of the same
+/// major version. What the driver answers otherwise does not say so.
+fn not_loaded(module: &str, error: DriverError) -> GpuError {
+    let failure = failed(&format!("loading {module}"), error);
+    let mut version = 0; // 13000 is 13.0
+    // SAFETY: writes a number.
+    let answer = unsafe { sys::cuDriverGetVersion(&raw mut version) };
+    let driver = (version / 1000, version % 1000 / 10);
+    match nvrtc::version() {
+        Ok(compiler) if answer.result().is_ok() && compiler > driver => {
+            GpuError::OldDriver { compiler, driver, answer: failure.to_string() }
+        }
+        _ => failure,
     }
 }
 

@@ -53,7 +53,8 @@ impl std::fmt::Debug for Gpu {
 }
 
 impl Gpu {
-    /// The GPU with this number, from 0. Compiles the kernels for it, which takes some seconds.
+    /// The GPU with this number, from 0. Compiles the kernels for it, which takes some seconds, unless their code is in the user's
+    /// cache folder (`$XDG_CACHE_HOME/slimtau` or `~/.cache/slimtau`).
     ///
     /// # Errors
     /// When driver or compiler are not installed, there is no such GPU, or it is older than compute capability 8.0.

@@ -13,6 +13,20 @@ pub enum GpuError {
          nvidia-cuda-nvrtc) and put the library's folder into LD_LIBRARY_PATH"
     )]
     NoCompiler,
+    /// The compiler is of a later CUDA than the driver, which does not load what it makes.
+    #[error(
+        "the CUDA compiler libnvrtc is of version {}.{}, but the driver of {}.{} does not load its code: \
+         install a newer driver or an older libnvrtc ({answer})",
+        compiler.0, compiler.1, driver.0, driver.1
+    )]
+    OldDriver {
+        /// Version of NVRTC.
+        compiler: (i32, i32),
+        /// The latest CUDA that the driver knows.
+        driver: (i32, i32),
+        /// The failed call.
+        answer: String,
+    },
     /// There are fewer GPUs than that.
     #[error("there is no GPU {ordinal}: the driver sees {count}")]
     NoDevice {

@@ -66,7 +66,7 @@ pub(super) fn products(
     y: ViewMut<'_, f32>,
 ) -> Result<(), GpuError> {
     shape.check(x.len(), weight.len(), y.len());
-    let end = End { shift: bias.map_or(0, View::address), ..End::default() };
+    let end = End { shift: bias.map_or(0, |v| v.on(gpu)), ..End::default() };
     correlate(gpu, &convolution(shape), BACKWARD_INPUT, x, weight, y, end)
 }
 
@@ -114,8 +114,8 @@ pub fn linear_backward(
     }
     add_products_over_rows(gpu, shape, x, grad_y, grad_weight, scratch)?;
     let arguments = ColumnSums {
-        x: grad_y.address(),
-        sums: grad_bias.address(),
+        x: grad_y.on(gpu),
+        sums: grad_bias.on(gpu),
         rows: int(shape.rows),
         columns: int(shape.outputs),
     };

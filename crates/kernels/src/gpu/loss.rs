@@ -175,10 +175,10 @@ impl Labels {
     }
 
     /// The address of one label per row, all below `classes`.
-    fn address(&self, rows: usize, classes: usize) -> u64 {
+    fn on(&self, gpu: &Gpu, rows: usize, classes: usize) -> u64 {
         assert_eq!(self.len(), rows, "number of labels");
         assert!(self.classes <= classes, "labels of {} classes with {classes}", self.classes);
-        self.labels.view().address()
+        self.labels.view().on(gpu)
     }
 }
 
@@ -212,8 +212,8 @@ pub fn softmax(
         return Ok(());
     }
     let arguments = Softmax {
-        logits: logits.address(),
-        probabilities: probabilities.address(),
+        logits: logits.on(gpu),
+        probabilities: probabilities.on(gpu),
         rows: int(rows),
         classes: int(classes),
         temperature,
@@ -243,18 +243,18 @@ pub fn cross_entropy(
     assert_eq!(grad_logits.len(), logits.len(), "length of the logits' gradient");
     assert_eq!(losses.len(), rows, "length of the losses");
     let (labels, target) = match target {
-        Target::Hard(labels) => (labels.address(rows, classes), 0),
+        Target::Hard(labels) => (labels.on(gpu, rows, classes), 0),
         Target::Soft(p) => {
             assert_eq!(p.len(), logits.len(), "length of the target");
-            (0, p.address())
+            (0, p.on(gpu))
         }
     };
     let arguments = CrossEntropy {
-        logits: logits.address(),
+        logits: logits.on(gpu),
         labels,
         target,
-        grad: grad_logits.address(),
-        losses: losses.address(),
+        grad: grad_logits.on(gpu),
+        losses: losses.on(gpu),
         rows: int(rows),
         classes: int(classes),
         scale: (f64::from(scale) / rows as f64) as f32,
@@ -291,7 +291,7 @@ fn sum(
 ) -> Result<(), GpuError> {
     assert_eq!(to.len(), 1, "numbers for a scalar");
     let arguments =
-        Sum { values: values.address(), sum: to.address(), length: values.len() as i64, factor };
+        Sum { values: values.on(gpu), sum: to.on(gpu), length: values.len() as i64, factor };
     let threads = 512;
     let shared = threads as usize / WARP * size_of::<f64>();
     gpu.launch(Launch { kernel: "sum_values", grid: [1, 1, 1], threads, shared }, &arguments)
@@ -318,9 +318,9 @@ pub fn top1(
     assert!(rows <= 1 << 24, "counting {rows} rows");
     let each = scratch.reserve(rows)?;
     let arguments = Hits {
-        logits: logits.address(),
-        labels: labels.address(rows, classes),
-        hits: each.address(),
+        logits: logits.on(gpu),
+        labels: labels.on(gpu, rows, classes),
+        hits: each.on(gpu),
         rows: int(rows),
         classes: int(classes),
     };
@@ -394,19 +394,19 @@ pub fn info_nce(
         shared: shared * size_of::<f32>(),
     };
     if parts > 0 {
-        let (logits, parts) = (logits.address(), of_parts.address());
+        let (logits, parts) = (logits.on(gpu), of_parts.on(gpu));
         let arguments = Parts { logits, parts, keys, queries, factor, unused: 0 };
         gpu.launch(over_logits("info_nce_parts", 2 * THREADS), &arguments)?;
     }
     let arguments = Queries {
-        q: q.address(),
-        k: k.address(),
-        parts: of_parts.address(),
-        losses: losses.address(),
-        hits: hits.address(),
-        shifts: shifts.address(),
-        weights: weights.address(),
-        grad_q: grad_q.address(),
+        q: q.on(gpu),
+        k: k.on(gpu),
+        parts: of_parts.on(gpu),
+        losses: losses.on(gpu),
+        hits: hits.on(gpu),
+        shifts: shifts.on(gpu),
+        weights: weights.on(gpu),
+        grad_q: grad_q.on(gpu),
         queries,
         dim: int(dim),
         parts_count: int(parts),
@@ -414,8 +414,8 @@ pub fn info_nce(
     };
     gpu.launch(by_rows("info_nce_queries", rows), &arguments)?;
     if parts > 0 {
-        let (shifts, weights) = (shifts.address(), weights.address());
-        let logits = logits.address();
+        let (shifts, weights) = (shifts.on(gpu), weights.on(gpu));
+        let logits = logits.on(gpu);
         let arguments = KeyWeights { logits, shifts, weights, keys, queries, factor, unused: 0 };
         gpu.launch(over_logits("info_nce_weights", 0), &arguments)?;
     }
@@ -451,7 +451,7 @@ pub fn relu_backward(
 ) -> Result<(), GpuError> {
     assert_eq!(y.len(), grad_y.len(), "lengths of y and grad_y");
     assert_eq!(y.len(), grad_x.len(), "lengths of y and grad_x");
-    elements(gpu, "relu_backward", y, grad_y.address(), grad_x)
+    elements(gpu, "relu_backward", y, grad_y.on(gpu), grad_x)
 }
 
 fn elements(
@@ -464,8 +464,8 @@ fn elements(
     if a.is_empty() {
         return Ok(());
     }
-    let (a, length) = (a.address(), a.len());
-    let arguments = Elements { a, b, result: result.address(), length: length as i64 };
+    let (a, length) = (a.on(gpu), a.len());
+    let arguments = Elements { a, b, result: result.on(gpu), length: length as i64 };
     gpu.launch(plain(kernel, length.div_ceil(THREADS)), &arguments)
 }
 
@@ -491,9 +491,9 @@ pub fn l2_normalize(
         return Ok(());
     }
     let arguments = Normalize {
-        x: x.address(),
-        y: y.address(),
-        norms: norms.address(),
+        x: x.on(gpu),
+        y: y.on(gpu),
+        norms: norms.on(gpu),
         grad_x: 0,
         rows: int(rows),
         dim: int(dim),
@@ -525,10 +525,10 @@ pub fn l2_normalize_backward(
         return Ok(());
     }
     let arguments = Normalize {
-        x: grad_y.address(),
-        y: y.address(),
-        norms: norms.address(),
-        grad_x: grad_x.address(),
+        x: grad_y.on(gpu),
+        y: y.on(gpu),
+        norms: norms.on(gpu),
+        grad_x: grad_x.on(gpu),
         rows: int(rows),
         dim: int(dim),
     };

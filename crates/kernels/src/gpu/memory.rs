@@ -4,6 +4,7 @@ use super::{Gpu, GpuError};
 use half::bf16;
 use std::marker::PhantomData;
 use std::ops::Range;
+use std::sync::Arc;
 
 mod sealed {
     pub trait Sealed {}
@@ -205,7 +206,13 @@ impl<'a, T: Element> View<'a, T> {
         Ok(values)
     }
 
-    pub(super) fn address(self) -> u64 {
+    /// The address, for work on `gpu`.
+    ///
+    /// # Panics
+    /// When they are on another one.
+    pub(super) fn on(self, gpu: &Gpu) -> u64 {
+        let same = Arc::ptr_eq(&self.gpu.driver, &gpu.driver);
+        assert!(same, "a buffer on another GPU: {} for work on {}", self.gpu.name(), gpu.name());
         self.address
     }
 
@@ -281,13 +288,14 @@ impl<'a, T: Element> ViewMut<'a, T> {
     /// When the driver refuses.
     ///
     /// # Panics
-    /// When the lengths differ.
+    /// When the lengths differ, or they are on another GPU.
     pub fn copy_from(&mut self, from: View<'_, T>) -> Result<(), GpuError> {
         assert_eq!(from.len, self.0.len, "values for a buffer");
+        let address = from.on(self.0.gpu);
         if from.is_empty() {
             return Ok(());
         }
-        self.0.gpu.driver.copy(from.address, self.0.address, from.len * size_of::<T>())
+        self.0.gpu.driver.copy(address, self.0.address, from.len * size_of::<T>())
     }
 
     /// Zeroes them.
@@ -301,8 +309,9 @@ impl<'a, T: Element> ViewMut<'a, T> {
         self.0.gpu.driver.clear(self.0.address, self.0.len * size_of::<T>())
     }
 
-    pub(super) fn address(&self) -> u64 {
-        self.0.address
+    /// As [`View::on`].
+    pub(super) fn on(&self, gpu: &Gpu) -> u64 {
+        self.0.on(gpu)
     }
 
     /// # Safety

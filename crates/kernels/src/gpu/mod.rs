@@ -12,6 +12,7 @@
 //! The same sources run in tests on a CPU ([`Gpu::emulated`]), one block after the other.
 
 mod arguments;
+mod cache;
 mod conv;
 mod cuda;
 mod driver;
@@ -24,9 +25,13 @@ mod norm;
 mod nvrtc;
 mod optimiser;
 mod pool;
+mod rows;
+mod staging;
 
+pub use cache::load_or_compile;
 pub use conv::{
     Epilogue, conv_backward_input, conv_backward_weight, conv_forward, conv_forward_statistics,
+    stored_channels,
 };
 pub use driver::Gpu;
 pub use error::GpuError;
@@ -36,9 +41,12 @@ pub use loss::{
     mean, relu_backward, relu_forward, softmax, top1,
 };
 pub use memory::{Activation, Buffer, Element, View, ViewMut};
-pub use norm::{Norm, Running, batch_statistics, fold, merge_moments, norm_backward, norm_forward};
+pub use norm::{
+    Norm, Running, batch_statistics, fold, merge_moments, moments_len, norm_backward, norm_forward,
+};
 pub use nvrtc::{Compiled, KernelResources, compile, modules};
 pub use optimiser::{Sgd, WorkTable, drain_into, ema_update, sgd_step};
 pub use pool::{
     average_pool_backward, average_pool_forward, convert, max_pool_backward, max_pool_forward,
 };
+pub use rows::{Permutation, store_images};

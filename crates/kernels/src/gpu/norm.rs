@@ -94,6 +94,20 @@ arguments! {
 }
 
 arguments! {
+    /// `MergePartsArguments`.
+    struct MergeParts {
+        partial: u64,
+        merged: u64,
+        rows: i64,
+        rows_per_part: i64,
+        parts: i32,
+        channels: i32,
+        group: i32,
+        unused: u32,
+    }
+}
+
+arguments! {
     /// `MergeMomentsArguments`.
     struct MergeMoments {
         partial: u64,
@@ -189,12 +203,12 @@ impl Norm<'_> {
         }
     }
 
-    fn parameters(&self) -> Parameters {
+    fn parameters(&self, gpu: &Gpu) -> Parameters {
         Parameters {
-            mean: self.mean.address(),
-            var: self.var.address(),
-            gamma: self.gamma.address(),
-            beta: self.beta.address(),
+            mean: self.mean.on(gpu),
+            var: self.var.on(gpu),
+            gamma: self.gamma.on(gpu),
+            beta: self.beta.on(gpu),
         }
     }
 }
@@ -228,14 +242,14 @@ pub fn norm_forward<T: Activation>(
     if rows == 0 {
         return Ok(());
     }
-    let residual = residual.map_or(0, View::address);
-    let length = length::<T>(norm.channels, &[x.address(), residual, y.address()]);
+    let residual = residual.map_or(0, |v| v.on(gpu));
+    let length = length::<T>(norm.channels, &[x.on(gpu), residual, y.on(gpu)]);
     let walk = Walk::new(rows, norm.channels, length);
     let arguments = Forward {
-        norm: norm.parameters(),
-        x: x.address(),
+        norm: norm.parameters(gpu),
+        x: x.on(gpu),
         residual,
-        y: y.address(),
+        y: y.on(gpu),
         walk,
         relu: norm.relu.into(),
         unused: 0,
@@ -273,13 +287,13 @@ pub fn batch_statistics<T: Activation>(
 ) -> Result<(), GpuError> {
     let rows = whole_rows(channels, x.len());
     assert!(rows > 0, "statistics of an empty batch");
-    let length = length::<T>(channels, &[x.address()]);
+    let length = length::<T>(channels, &[x.on(gpu)]);
     let walk = Walk::new(rows, channels, length);
-    let partial = scratch.reserve(walk.chunks() * 2 * channels)?;
-    let arguments = Moments { x: x.address(), partial: partial.address(), walk };
+    let partial = scratch.reserve(moments_len(rows, walk.chunk_rows(), channels))?;
+    let arguments = Moments { x: x.on(gpu), partial: partial.on(gpu), walk };
     let kernel = variant::<T>(variants!("norm_moments"), length);
     gpu.launch(walk.launch(kernel, 3, length), &arguments)?;
-    merge_moments(gpu, rows, walk.chunk_rows(), partial.view(), mean, var, running)
+    merge_moments(gpu, rows, walk.chunk_rows(), partial, mean, var, running)
 }
 
 /// Channels and threads of a block that merges, as in `cuda/norm.cu`.
@@ -295,9 +309,21 @@ fn merge_launch(kernel: &'static str, channels: usize) -> Launch {
     }
 }
 
+/// Parts that merge into one where there are more than [`MANY`], as those of a convolution over large maps: merging takes a
+/// block for every few channels, and narrow layers would leave most of a GPU idle.
+const GROUP: usize = 64;
+const MANY: usize = 512;
+
+/// Numbers that [`merge_moments`] needs: the parts', and f64 of groups of them.
+pub fn moments_len(rows: usize, rows_per_part: usize, channels: usize) -> usize {
+    let parts = rows.div_ceil(rows_per_part);
+    let groups = if parts > MANY { parts.div_ceil(GROUP) } else { 0 };
+    (parts + 2 * groups) * 2 * channels
+}
+
 /// Mean and biased variance `[channels]` of `rows` rows from their parts of `rows_per_part` rows, the last one of what is
-/// left: `partial` `[parts, 2, channels]` holds each one's means and sums of squared deviations, as convolutions leave them.
-/// Merges in f64, and moves the running statistics, if there are any.
+/// left: `partial` begins with `[parts, 2, channels]`, each one's means and sums of squared deviations, as convolutions leave
+/// them, and is as long as [`moments_len`] says. Merges in f64, and moves the running statistics, if there are any.
 ///
 /// # Errors
 /// When the GPU fails.
@@ -308,24 +334,50 @@ pub fn merge_moments(
     gpu: &Gpu,
     rows: usize,
     rows_per_part: usize,
-    partial: View<'_, f32>,
+    partial: ViewMut<'_, f32>,
     mean: ViewMut<'_, f32>,
     var: ViewMut<'_, f32>,
     running: Option<Running<'_>>,
 ) -> Result<(), GpuError> {
     assert!(rows > 0, "statistics of an empty batch");
     let (channels, parts) = (mean.len(), rows.div_ceil(rows_per_part));
-    assert_eq!(partial.len(), parts * 2 * channels, "length of the parts");
+    let needed = moments_len(rows, rows_per_part, channels);
+    assert_eq!(partial.len(), needed, "length of the parts");
     assert_eq!(var.len(), channels, "length of var");
+    let (partial, merged) = partial.split_at(parts * 2 * channels);
+    let (mut kernel, mut from, mut rows_of_each) =
+        ("merge_moments_f32", partial.on(gpu), rows_per_part);
+    if !merged.is_empty() {
+        assert!(merged.on(gpu).is_multiple_of(8), "f64 at an odd address");
+        let groups = parts.div_ceil(GROUP);
+        let arguments = MergeParts {
+            partial: partial.on(gpu),
+            merged: merged.on(gpu),
+            rows: rows as i64,
+            rows_per_part: rows_per_part as i64,
+            parts: int(parts),
+            channels: int(channels),
+            group: int(GROUP),
+            unused: 0,
+        };
+        let launch = Launch {
+            kernel: "merge_parts",
+            grid: [channels.div_ceil(32) as u32, groups as u32, 1],
+            threads: THREADS as u32,
+            shared: 2 * THREADS * size_of::<f64>(),
+        };
+        gpu.launch(launch, &arguments)?;
+        (kernel, from, rows_of_each) = ("merge_moments_f64", merged.on(gpu), rows_per_part * GROUP);
+    }
     let mut arguments = MergeMoments {
-        partial: partial.address(),
-        mean: mean.address(),
-        var: var.address(),
+        partial: from,
+        mean: mean.on(gpu),
+        var: var.on(gpu),
         running_mean: 0,
         running_var: 0,
         rows: rows as i64,
-        rows_per_part: rows_per_part as i64,
-        parts: int(parts),
+        rows_per_part: rows_of_each as i64,
+        parts: int(rows.div_ceil(rows_of_each)),
         channels: int(channels),
         momentum: 0.0,
         unbiased: (rows as f64 / rows.saturating_sub(1).max(1) as f64) as f32,
@@ -333,10 +385,10 @@ pub fn merge_moments(
     if let Some(Running { mean, var, momentum }) = running {
         assert_eq!(mean.len(), channels, "length of running_mean");
         assert_eq!(var.len(), channels, "length of running_var");
-        (arguments.running_mean, arguments.running_var) = (mean.address(), var.address());
+        (arguments.running_mean, arguments.running_var) = (mean.on(gpu), var.on(gpu));
         arguments.momentum = momentum;
     }
-    gpu.launch(merge_launch("merge_moments", channels), &arguments)
+    gpu.launch(merge_launch(kernel, channels), &arguments)
 }
 
 /// `Mask`.
@@ -381,19 +433,19 @@ pub fn norm_backward<T: Activation>(
         (true, None) => FROM_INPUT,
         (true, Some(_)) => FROM_OUTPUT,
     };
-    let output = output.map_or(0, View::address);
-    let length = length::<T>(channels, &[x.address(), output, grad.address()]);
+    let output = output.map_or(0, |v| v.on(gpu));
+    let length = length::<T>(channels, &[x.on(gpu), output, grad.on(gpu)]);
     let walk = Walk::new(rows, channels, length);
     let (means, partial) =
         scratch.reserve((1 + walk.chunks()) * 2 * channels)?.split_at(2 * channels);
-    let means = if batch_statistics { means.address() } else { 0 };
+    let means = if batch_statistics { means.on(gpu) } else { 0 };
 
     let sums = Sums {
-        norm: norm.parameters(),
-        x: x.address(),
+        norm: norm.parameters(gpu),
+        x: x.on(gpu),
         output,
-        grad: grad.address(),
-        partial: partial.address(),
+        grad: grad.on(gpu),
+        partial: partial.on(gpu),
         walk,
         mask,
         unused: 0,
@@ -402,10 +454,10 @@ pub fn norm_backward<T: Activation>(
     gpu.launch(walk.launch(kernel, 2, length), &sums)?;
 
     let merge = MergeSums {
-        partial: partial.address(),
-        var: norm.var.address(),
-        grad_gamma: grad_gamma.address(),
-        grad_beta: grad_beta.address(),
+        partial: partial.on(gpu),
+        var: norm.var.on(gpu),
+        grad_gamma: grad_gamma.on(gpu),
+        grad_beta: grad_beta.on(gpu),
         means,
         rows: rows as i64,
         parts: int(walk.chunks()),
@@ -414,9 +466,9 @@ pub fn norm_backward<T: Activation>(
     gpu.launch(merge_launch("norm_merge_sums", channels), &merge)?;
 
     let input = InputGradient {
-        norm: norm.parameters(),
-        x: x.address(),
-        grad: grad.address(),
+        norm: norm.parameters(gpu),
+        x: x.on(gpu),
+        grad: grad.on(gpu),
         means,
         walk,
         // With an output, the masked gradient is already in `grad`.
@@ -443,8 +495,8 @@ pub fn fold(
     norm.check();
     assert_eq!(scale.len(), norm.channels, "length of scale");
     assert_eq!(shift.len(), norm.channels, "length of shift");
-    let (norm, channels) = (norm.parameters(), norm.channels);
-    let (scale, shift) = (scale.address(), shift.address());
+    let (norm, channels) = (norm.parameters(gpu), norm.channels);
+    let (scale, shift) = (scale.on(gpu), shift.on(gpu));
     let arguments = Fold { norm, scale, shift, channels: int(channels), unused: 0 };
     let grid = [channels.div_ceil(THREADS) as u32, 1, 1];
     gpu.launch(Launch { kernel: "fold", grid, threads: THREADS as u32, shared: 0 }, &arguments)

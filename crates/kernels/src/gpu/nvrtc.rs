@@ -3,6 +3,7 @@
 use super::GpuError;
 use cudarc::nvrtc::{result, sys};
 use std::ffi::{CStr, CString, c_char};
+use std::hash::Hash;
 
 /// A source file with what it includes.
 #[derive(Clone, Copy, Debug)]
@@ -18,14 +19,15 @@ macro_rules! source {
     };
 }
 
-const MODULES: [Module; 5] = [
+const MODULES: [Module; 6] = [
     source!("conv.cu"),
     source!("loss.cu"),
     source!("norm.cu"),
     source!("optimiser.cu"),
     source!("pool.cu"),
+    source!("rows.cu"),
 ];
-const HEADERS: [Module; 2] = [source!("device.cuh"), source!("tile.cuh")];
+const HEADERS: [Module; 3] = [source!("device.cuh"), source!("load.cuh"), source!("tile.cuh")];
 
 /// The sources that together have all kernels.
 pub fn modules() -> &'static [Module] {
@@ -52,23 +54,46 @@ pub struct KernelResources {
     pub spills: u32,
 }
 
-/// Compiles a module for an architecture, such as `sm_90`.
+fn options(target: &str) -> [String; 3] {
+    [
+        format!("--gpu-architecture={target}"),
+        "--std=c++17".into(),
+        "--ptxas-options=-v".into(), // registers and spills, in the log
+    ]
+}
+
+/// The compiler's version, as (13, 0).
 ///
 /// # Errors
-/// When NVRTC is not installed or refuses the source.
-pub fn compile(module: &Module, target: &str) -> Result<Compiled, GpuError> {
+/// When it is not installed.
+pub(super) fn version() -> Result<(i32, i32), GpuError> {
     // Linked in, where candle's CUDA backend is built: then it is there.
     #[cfg(not(feature = "cuda"))]
     // SAFETY: looks for the library and loads it, whose constructors have no conditions.
     if !unsafe { sys::is_culib_present() } {
         return Err(GpuError::NoCompiler);
     }
+    let (mut major, mut minor) = (0, 0);
+    // SAFETY: writes two numbers.
+    let answer = unsafe { sys::nvrtcVersion(&raw mut major, &raw mut minor) };
+    answer.result().map_err(|_| GpuError::NoCompiler)?;
+    Ok((major, minor))
+}
+
+/// All that the code of a module follows from.
+pub(super) fn fingerprint(module: &Module, target: &str) -> Result<impl Hash, GpuError> {
+    let headers = HEADERS.map(|header| (header.name, header.source));
+    Ok((module.name, module.source, headers, options(target), version()?))
+}
+
+/// Compiles a module for an architecture, such as `sm_90`.
+///
+/// # Errors
+/// When NVRTC is not installed or refuses the source.
+pub fn compile(module: &Module, target: &str) -> Result<Compiled, GpuError> {
+    version()?;
     let program = Program::new(module)?;
-    let options = [
-        format!("--gpu-architecture={target}"),
-        "--std=c++17".into(),
-        "--ptxas-options=-v".into(), // registers and spills, in the log
-    ];
+    let options = options(target);
     let failed =
         |log: String| GpuError::Compile { module: module.name.into(), target: target.into(), log };
     // SAFETY: the program was created and is destroyed only when dropped.

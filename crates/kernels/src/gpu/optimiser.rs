@@ -181,18 +181,18 @@ pub fn sgd_step(
     if pieces.is_empty() {
         return Ok(());
     }
-    let copy = copy_address(copy, work.len);
+    let copy = copy_address(gpu, copy, work.len);
     let arguments = SgdStep {
-        work: pieces.address(),
-        params: params.address(),
-        grads: grads.address(),
-        velocity: velocity.address(),
+        work: pieces.on(gpu),
+        params: params.on(gpu),
+        grads: grads.on(gpu),
+        velocity: velocity.on(gpu),
         copy,
         lr: sgd.lr,
         momentum: sgd.momentum,
         weight_decay: sgd.weight_decay,
         nesterov: sgd.nesterov.into(),
-        aligned: aligned([params.address(), grads.address(), velocity.address()], copy),
+        aligned: aligned([params.on(gpu), grads.on(gpu), velocity.on(gpu)], copy),
         unused: 0,
     };
     gpu.launch(launch("sgd_step", pieces.len() / 4, 0), &arguments)
@@ -217,15 +217,15 @@ pub fn ema_update(
     if len == 0 {
         return Ok(());
     }
-    let copy = copy_address(copy, len);
+    let copy = copy_address(gpu, copy, len);
     let arguments = Ema {
-        average: average.address(),
-        current: current.address(),
+        average: average.on(gpu),
+        current: current.on(gpu),
         copy,
         length: len as i64,
         kept: decay,
         added: 1.0 - decay,
-        aligned: aligned([average.address(), current.address(), 0], copy),
+        aligned: aligned([average.on(gpu), current.on(gpu), 0], copy),
         unused: 0,
     };
     gpu.launch(launch("ema_update", len.div_ceil(4 * THREADS), 0), &arguments)
@@ -253,18 +253,18 @@ pub fn drain_into(
         return norm.clear();
     }
     let blocks = len.div_ceil(CHUNK);
-    let partial = scratch.reserve(2 * blocks)?.address(); // of f64
+    let partial = scratch.reserve(2 * blocks)?.on(gpu); // of f64
     let arguments = Drain {
-        total: total.address(),
-        grads: grads.address(),
+        total: total.on(gpu),
+        grads: grads.on(gpu),
         partial,
         length: len as i64,
         each: int(CHUNK / 4),
-        aligned: aligned([total.address(), grads.address(), 0], 0),
+        aligned: aligned([total.on(gpu), grads.on(gpu), 0], 0),
     };
     let shared = THREADS / 32 * size_of::<f64>();
     gpu.launch(launch("drain_into", blocks, shared), &arguments)?;
-    let arguments = Norm { partial, norm: norm.address(), count: blocks as i64 };
+    let arguments = Norm { partial, norm: norm.on(gpu), count: blocks as i64 };
     gpu.launch(launch("drained_norm", 1, shared), &arguments)
 }
 
@@ -272,10 +272,10 @@ fn launch(kernel: &'static str, blocks: usize, shared: usize) -> Launch {
     Launch { kernel, grid: [int(blocks) as u32, 1, 1], threads: THREADS as u32, shared }
 }
 
-fn copy_address(copy: Option<ViewMut<'_, bf16>>, len: usize) -> u64 {
+fn copy_address(gpu: &Gpu, copy: Option<ViewMut<'_, bf16>>, len: usize) -> u64 {
     copy.map_or(0, |copy| {
         assert_eq!(copy.len(), len, "length of the bf16 copy");
-        copy.address()
+        copy.on(gpu)
     })
 }
 

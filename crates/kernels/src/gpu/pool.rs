@@ -91,9 +91,9 @@ pub fn max_pool_forward<T: Activation>(
     if let Some(argmax) = &argmax {
         assert_eq!(argmax.len(), shape.output_len(), "length of argmax");
     }
-    let argmax = argmax.map_or(0, |a| a.address());
+    let argmax = argmax.map_or(0, |a| a.on(gpu));
     let names = variants!("max_pool_forward");
-    max_pool::<T>(gpu, shape, names, true, [x.address(), y.address(), argmax])
+    max_pool::<T>(gpu, shape, names, true, [x.on(gpu), y.on(gpu), argmax])
 }
 
 /// As [`crate::pool::max_pool_backward`].
@@ -114,7 +114,7 @@ pub fn max_pool_backward<T: Activation>(
     assert_eq!(grad_y.len(), shape.output_len(), "length of grad_y");
     assert_eq!(grad_x.len(), shape.input_len(), "length of grad_x");
     let names = variants!("max_pool_backward");
-    let addresses = [grad_y.address(), grad_x.address(), argmax.address()];
+    let addresses = [grad_y.on(gpu), grad_x.on(gpu), argmax.on(gpu)];
     max_pool::<T>(gpu, shape, names, false, addresses)
 }
 
@@ -176,12 +176,12 @@ pub fn average_pool_forward<T: Activation>(
     if y.is_empty() {
         return Ok(());
     }
-    let length = length::<T>(channels, &[x.address()]);
+    let length = length::<T>(channels, &[x.on(gpu)]);
     let across = across(channels / length);
     let tiles = (channels / length).div_ceil(across);
     let arguments = AverageForward {
-        x: x.address(),
-        y: y.address(),
+        x: x.on(gpu),
+        y: y.on(gpu),
         pixels: int(pixels),
         channels: int(channels),
         across: int(across),
@@ -218,11 +218,11 @@ pub fn average_pool_backward<T: Activation>(
     if grad_x.is_empty() {
         return Ok(());
     }
-    let length = length::<T>(channels, &[grad_x.address()]);
+    let length = length::<T>(channels, &[grad_x.on(gpu)]);
     let count = grad_x.len() / length;
     let arguments = AverageBackward {
-        grad_y: grad_y.address(),
-        grad_x: grad_x.address(),
+        grad_y: grad_y.on(gpu),
+        grad_x: grad_x.on(gpu),
         count: int(count) as u32,
         channels: int(channels),
         share: 1.0 / pixels as f32,
@@ -255,13 +255,13 @@ pub fn convert<From: Activation, To: Activation>(
     let kernel = match (size_of::<From>(), size_of::<To>()) {
         (4, 2) => "convert_f32_bf16",
         (2, 4) => "convert_bf16_f32",
-        (size, _) => return gpu.driver.copy(from.address(), to.address(), from.len() * size),
+        (size, _) => return gpu.driver.copy(from.on(gpu), to.on(gpu), from.len() * size),
     };
     let arguments = Convert {
-        from: from.address(),
-        to: to.address(),
+        from: from.on(gpu),
+        to: to.on(gpu),
         count: from.len() as i64,
-        vectors: (from.address().is_multiple_of(16) && to.address().is_multiple_of(16)).into(),
+        vectors: (from.on(gpu).is_multiple_of(16) && to.on(gpu).is_multiple_of(16)).into(),
         unused: 0,
     };
     let blocks = from.len().div_ceil(CONVERTED).div_ceil(THREADS);

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use slimtau_kernels::conv::{ConvShape, reference};
 use slimtau_kernels::gpu::{
     Activation, Buffer, Epilogue, Gpu, Running, conv_backward_input, conv_backward_weight,
-    conv_forward, conv_forward_statistics,
+    conv_forward, conv_forward_statistics, stored_channels,
 };
 
 fn shape(
@@ -33,6 +33,9 @@ fn grid() -> Vec<ConvShape> {
         shape([1, 12, 12], [16, 72], [16, 72], 3, 1),
         shape([2, 17, 16], [8, 8], [16, 16], 3, 1),
         shape([2, 9, 8], [3, 8], [3, 16], 7, 2),
+        shape([2, 11, 11], [3, 16], [5, 16], 7, 2),
+        shape([1, 3, 13], [16, 8], [16, 8], 9, 1),
+        shape([1, 9, 7], [40, 24], [48, 24], 7, 1),
         shape([2, 9, 8], [1, 16], [1, 16], 3, 1),
         shape([2, 6, 5], [10, 6], [12, 10], 3, 1),
         shape([2, 6, 5], [10, 6], [12, 10], 3, 2),
@@ -60,10 +63,20 @@ fn absolute(values: &[f32]) -> Vec<f32> {
     values.iter().map(|v| v.abs()).collect()
 }
 
-fn forward<T: Activation>(gpu: &Gpu, s: &ConvShape) {
+/// An input [N, H, W, C], as it is or stored with channels of zeros behind its own.
+fn input<T: Activation>(gpu: &Gpu, s: &ConvShape, stored: bool, x: &[T]) -> Buffer<T> {
+    let channels = if stored { stored_channels::<T>(s.in_channels) } else { s.in_channels };
+    let mut wide = vec![T::from_f32(0.0); x.len() / s.in_channels * channels];
+    for (to, from) in wide.chunks_exact_mut(channels).zip(x.chunks_exact(s.in_channels)) {
+        to[..s.in_channels].copy_from_slice(from);
+    }
+    Buffer::from_slice(gpu, &wide).unwrap()
+}
+
+fn forward<T: Activation>(gpu: &Gpu, s: &ConvShape, stored: bool) {
     let (x, x32) = rounded::<T>(&noise(1, s.input_len()));
     let (w, w32) = rounded::<T>(&noise(2, s.weight_len()));
-    let (x, w) = (Buffer::from_slice(gpu, &x).unwrap(), Buffer::from_slice(gpu, &w).unwrap());
+    let (x, w) = (input(gpu, s, stored, &x), Buffer::from_slice(gpu, &w).unwrap());
     let mut y = poisoned::<T>(gpu, s.output_len());
     conv_forward(gpu, s, x.view(), w.view(), y.view_mut(), Epilogue::None).unwrap();
     let plain = y.to_vec().unwrap();
@@ -101,10 +114,10 @@ fn forward<T: Activation>(gpu: &Gpu, s: &ConvShape) {
     }
 }
 
-fn statistics<T: Activation>(gpu: &Gpu, s: &ConvShape) {
+fn statistics<T: Activation>(gpu: &Gpu, s: &ConvShape, stored: bool) {
     let (x, _) = rounded::<T>(&noise(1, s.input_len()));
     let (w, _) = rounded::<T>(&noise(2, s.weight_len()));
-    let (x, w) = (Buffer::from_slice(gpu, &x).unwrap(), Buffer::from_slice(gpu, &w).unwrap());
+    let (x, w) = (input(gpu, s, stored, &x), Buffer::from_slice(gpu, &w).unwrap());
     let mut y = poisoned::<T>(gpu, s.output_len());
     let channels = s.out_channels;
     let (mut mean, mut var) = (poisoned::<f32>(gpu, channels), poisoned::<f32>(gpu, channels));
@@ -176,10 +189,10 @@ fn backward_input<T: Activation>(gpu: &Gpu, s: &ConvShape) {
     }
 }
 
-fn backward_weight<T: Activation>(gpu: &Gpu, s: &ConvShape) {
+fn backward_weight<T: Activation>(gpu: &Gpu, s: &ConvShape, stored: bool) {
     let (x, x32) = rounded::<T>(&noise(9, s.input_len()));
     let (g, g32) = rounded::<T>(&noise(10, s.output_len()));
-    let (x, g) = (Buffer::from_slice(gpu, &x).unwrap(), Buffer::from_slice(gpu, &g).unwrap());
+    let (x, g) = (input(gpu, s, stored, &x), Buffer::from_slice(gpu, &g).unwrap());
     let mut gradient = filled(gpu, s.weight_len(), 0.5f32);
     let mut scratch = Buffer::new(gpu);
     let into = gradient.view_mut();
@@ -195,22 +208,31 @@ fn backward_weight<T: Activation>(gpu: &Gpu, s: &ConvShape) {
     }
 }
 
-fn all(s: &ConvShape) {
+/// `stored`: with channels of zeros behind the input's, where a type needs them.
+fn all<T: Activation>(s: &ConvShape, stored: bool) {
     for gpu in GPUS.iter() {
-        forward::<bf16>(gpu, s);
-        forward::<f32>(gpu, s);
-        statistics::<bf16>(gpu, s);
-        statistics::<f32>(gpu, s);
-        backward_input::<bf16>(gpu, s);
-        backward_input::<f32>(gpu, s);
-        backward_weight::<bf16>(gpu, s);
-        backward_weight::<f32>(gpu, s);
+        forward::<T>(gpu, s, stored);
+        statistics::<T>(gpu, s, stored);
+        backward_weight::<T>(gpu, s, stored);
+        if !stored {
+            backward_input::<T>(gpu, s);
+        }
+    }
+}
+
+fn over_the_grid<T: Activation>() {
+    for s in &grid() {
+        all::<T>(s, false);
+        if stored_channels::<T>(s.in_channels) != s.in_channels {
+            all::<T>(s, true);
+        }
     }
 }
 
 #[test]
 fn every_direction_over_the_grid() {
-    grid().iter().for_each(all);
+    over_the_grid::<bf16>();
+    over_the_grid::<f32>();
 }
 
 proptest! {
@@ -223,10 +245,13 @@ proptest! {
         kernel in prop::sample::select(vec![1usize, 3, 5]),
         stride in 1usize..4,
         eights: bool,
+        stored: bool,
     ) {
         let by = if eights { 8 } else { 1 };
         let channels = [channels.0 * by, channels.1 * by];
         let full = [channels[0] + inactive.0 * by, channels[1] + inactive.1 * by];
-        all(&shape([size.0, size.1, size.2], channels, full, kernel, stride));
+        let s = shape([size.0, size.1, size.2], channels, full, kernel, stride);
+        all::<bf16>(&s, stored);
+        all::<f32>(&s, stored);
     }
 }

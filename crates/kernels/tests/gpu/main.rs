@@ -14,6 +14,7 @@ mod pool;
 #[allow(dead_code, reason = "shared with the tests of the CPU's functions, which need all of it")]
 #[path = "../elementwise/reference.rs"]
 mod reference;
+mod rows;
 
 use slimtau_kernels::gpu::{Activation, Buffer, Element, Gpu};
 use std::sync::LazyLock;
@@ -67,4 +68,14 @@ fn assert_close<T: Activation>(what: &str, got: &[T], want: &[f64], tolerance: f
         let error = (f64::from(got) - w).abs();
         assert!(error <= allowed, "{what}[{i}] = {got}, expected {w} (+-{allowed})");
     }
+}
+
+#[test]
+#[should_panic(expected = "a buffer on another GPU")]
+fn buffers_of_another_gpu_are_refused() {
+    let [here, there] = [0, 1].map(|_| place::gpus().remove(0));
+    let from = Buffer::from_slice(&there, &[1.0f32]).unwrap();
+    let mut to = Buffer::<half::bf16>::new(&here);
+    let to = to.reserve(1).unwrap();
+    let _ = slimtau_kernels::gpu::convert(&here, from.view(), to);
 }

@@ -5,8 +5,8 @@ use crate::reference::{self, Moments, numeric_gradient, weighted};
 use crate::{GPUS, assert_close, poisoned, rounded, wide};
 use half::bf16;
 use slimtau_kernels::gpu::{
-    Activation, Buffer, Gpu, Norm, Running, batch_statistics, fold, merge_moments, norm_backward,
-    norm_forward,
+    Activation, Buffer, Gpu, Norm, Running, batch_statistics, fold, merge_moments, moments_len,
+    norm_backward, norm_forward,
 };
 use slimtau_kernels::norm::update_running;
 
@@ -335,7 +335,14 @@ fn nan_is_not_hidden() {
 /// As many parts as the stem's convolution leaves of a large batch, and few; the last one shorter.
 #[test]
 fn moments_merge() {
-    let shapes = [(25_000usize, 64usize, 8), (300, 128, 11), (2, 100, 5), (1, 7, 1)];
+    let shapes = [
+        (25_000usize, 64usize, 8),
+        (600, 3, 37),
+        (512, 3, 33),
+        (300, 128, 11),
+        (2, 100, 5),
+        (1, 7, 1),
+    ];
     for (parts, rows_per_part, channels) in shapes {
         let rows = (parts - 1) * rows_per_part + rows_per_part.div_ceil(3);
         let of_part =
@@ -356,11 +363,13 @@ fn moments_merge() {
             f64::from(partial[(part * 2 + what) * channels + c])
         };
         for gpu in GPUS.iter() {
-            let on_gpu = Buffer::from_slice(gpu, &partial).unwrap();
+            let mut longer = partial.clone();
+            longer.resize(moments_len(rows, rows_per_part, channels), f32::NAN);
+            let mut on_gpu = Buffer::from_slice(gpu, &longer).unwrap();
             let (mut mean, mut var) =
                 (poisoned::<f32>(gpu, channels), poisoned::<f32>(gpu, channels));
             let (m, v) = (mean.view_mut(), var.view_mut());
-            merge_moments(gpu, rows, rows_per_part, on_gpu.view(), m, v, None).unwrap();
+            merge_moments(gpu, rows, rows_per_part, on_gpu.view_mut(), m, v, None).unwrap();
             let (mean, var) = (mean.to_vec().unwrap(), var.to_vec().unwrap());
             for c in 0..channels {
                 let want = over_parts(&|part, n| n * of(part, 0, c));
@@ -378,13 +387,13 @@ fn moments_merge() {
 fn a_momentum_of_one_leaves_nothing_of_the_old_statistics() {
     let gpu = &GPUS[0];
     let (mean, var) = ([-0.00484033_f32, 1e-6], [0.0115_f32, 3e-7]);
-    let partial = Buffer::from_slice(gpu, &[mean, var].concat()).unwrap();
+    let mut partial = Buffer::from_slice(gpu, &[mean, var].concat()).unwrap();
     let mut out = poisoned::<f32>(gpu, 4);
     let mut running = Buffer::from_slice(gpu, &[7.0, -1e6, 1e6, 0.0]).unwrap();
     let (running_mean, running_var) = running.view_mut().split_at(2);
     let running_to = Running { mean: running_mean, var: running_var, momentum: 1.0 };
     let (m, v) = out.view_mut().split_at(2);
-    merge_moments(gpu, 1, 1, partial.view(), m, v, Some(running_to)).unwrap();
+    merge_moments(gpu, 1, 1, partial.view_mut(), m, v, Some(running_to)).unwrap();
     assert_eq!(out.to_vec().unwrap(), [mean, var].concat());
     assert_eq!(running.to_vec().unwrap(), [mean, var].concat());
 }

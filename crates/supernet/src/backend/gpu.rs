@@ -10,7 +10,8 @@ use slimtau_kernels::gpu::{
     Activation, Buffer, Element, Epilogue, Gpu, Norm, Running, View, ViewMut,
     average_pool_backward, average_pool_forward, conv_backward_input, conv_backward_weight,
     conv_forward, conv_forward_statistics, convert, fold, linear_backward, linear_forward,
-    max_pool_backward, max_pool_forward, norm_backward, norm_forward,
+    max_pool_backward, max_pool_forward, norm_backward, norm_forward, store_images,
+    stored_channels,
 };
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -95,7 +96,46 @@ impl<T: Precision> DeviceWeights<T> {
     }
 }
 
-/// An NVIDIA GPU with activations of `T`.
+/// Images on a GPU as its networks read them: [N, H, W, C] of `T`, with channels of zeros up to 16 bytes a pixel.
+pub struct DeviceImages<T: Precision> {
+    gpu: Gpu,
+    uploaded: Buffer<f32>,
+    stored: Buffer<T>,
+}
+
+impl<T: Precision> DeviceImages<T> {
+    /// No images.
+    pub fn new(gpu: &Gpu) -> Self {
+        Self { gpu: gpu.clone(), uploaded: Buffer::new(gpu), stored: Buffer::new(gpu) }
+    }
+
+    /// Becomes these images [N, H, W, `channels`].
+    ///
+    /// # Errors
+    /// When they do not fit.
+    ///
+    /// # Panics
+    /// When they are not whole pixels.
+    pub fn load(&mut self, channels: usize, images: &[f32]) -> Result<(), SupernetError> {
+        self.uploaded.upload(images)?;
+        let stored =
+            self.stored.reserve(images.len() / channels * stored_channels::<T>(channels))?;
+        Ok(store_images(&self.gpu, channels, self.uploaded.view(), stored)?)
+    }
+
+    /// All of them.
+    pub fn view(&self) -> View<'_, T> {
+        self.stored.view()
+    }
+
+    /// Values that an image of a network is stored as.
+    pub fn image_len(plan: &Plan) -> usize {
+        let channels = plan.network().channels;
+        plan.image_len() / channels * stored_channels::<T>(channels)
+    }
+}
+
+/// An NVIDIA GPU with activations of `T`; images are those of [`DeviceImages`].
 pub struct Device<T: Precision> {
     gpu: Gpu,
     scratch: Buffer<f32>,
@@ -149,6 +189,16 @@ impl<T: Precision> Backend for Device<T> {
 
     fn map_len(map: View<'_, T>) -> usize {
         map.len()
+    }
+
+    fn batch(plan: &Plan, images: View<'_, T>) -> Result<usize, SupernetError> {
+        let image = DeviceImages::<T>::image_len(plan);
+        if images.is_empty() || !images.len().is_multiple_of(image) {
+            let (size, channels) = (plan.network().image_size, plan.network().channels);
+            let channels = stored_channels::<T>(channels);
+            return Err(SupernetError::Images { size, channels, got: images.len() });
+        }
+        Ok(images.len() / image)
     }
 
     fn conv(

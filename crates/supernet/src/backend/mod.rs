@@ -7,7 +7,7 @@ mod gpu;
 
 pub use cpu::Cpu;
 #[cfg(feature = "gpu")]
-pub use gpu::{Device, DeviceParams, DeviceWeights, Precision};
+pub use gpu::{Device, DeviceImages, DeviceParams, DeviceWeights, Precision};
 
 use crate::SupernetError;
 use crate::plan::{Plan, PlannedConv};
@@ -114,7 +114,7 @@ pub trait Backend: Sized {
     type Running: ?Sized;
     /// Running statistics of its own making.
     type OwnRunning: BorrowMut<Self::Running>;
-    /// Activations and images, [N, H, W, C].
+    /// Activations and images, [N, H, W, C]; a machine may store images with more channels.
     type Map: Store + 'static;
     /// Statistics, features, logits: f32.
     type Vector: Store + 'static;
@@ -134,6 +134,13 @@ pub trait Backend: Sized {
     fn running(&self, len: usize) -> Result<Self::OwnRunning, SupernetError>;
     /// Values in a map.
     fn map_len(map: MapView<'_, Self>) -> usize;
+    /// The number of images in a map.
+    ///
+    /// # Errors
+    /// When it is empty or not a whole number of images.
+    fn batch(plan: &Plan, images: MapView<'_, Self>) -> Result<usize, SupernetError> {
+        plan.batch_of(Self::map_len(images))
+    }
 
     /// `y` = end(conv(x)).
     ///
