@@ -167,7 +167,8 @@ fn same_as_on_the_cpu<T: Precision>(eights: bool, stem: &str, batch: usize, tole
 fn f32_networks_are_those_of_the_cpu() {
     same_as_on_the_cpu::<f32>(true, PLAIN, 3, 2e-5);
     same_as_on_the_cpu::<f32>(false, PLAIN, 3, 2e-5);
-    same_as_on_the_cpu::<f32>(true, POOLED, 3, 2e-5);
+    // The last norms are over three images of one pixel, which amplifies the order of sums.
+    same_as_on_the_cpu::<f32>(true, POOLED, 3, 4e-5);
 }
 
 #[test]
