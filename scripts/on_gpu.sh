@@ -31,7 +31,7 @@ for what in step2 step1 standalone eval; do
 done
 # The whole pipeline, there and on the CPU: the last lines are tau with its interval.
 for device in cuda cpu; do
-  part "quick-$device" 240 "$pack/slimtau" run --config "$pack/configs/quick.toml" --device $device --jobs 0 \
+  part "quick-$device" 240 "$pack/slimtau" run --config "$pack/configs/quick.toml" --device $device --jobs 4 \
     --out "$out/quick-$device" --fresh
   grep -h tau "$out/quick-$device.log" | tee -a "$out/summary.txt"
 done

@@ -53,10 +53,25 @@ struct Case {
 
 impl Case {
     fn new() -> Self {
+        Self::longer(1)
+    }
+
+    /// With so many times more steps of every stage.
+    fn longer(times: usize) -> Self {
         let case = Self { folder: tempfile::tempdir().unwrap() };
         idx_folder(&case.at("data"), 8, 40, 30);
         put(case.folder.path(), "tiny.toml", SPACE);
-        put(case.folder.path(), "config.toml", CONFIG.replace("DATA", word(&case.at("data"))));
+        let mut config = CONFIG.replace("DATA", word(&case.at("data")));
+        for steps in [2, 3, 4].map(|n| format!("steps = {n}")) {
+            let n: usize = steps[8..].parse().unwrap();
+            // Of a line's own, or a table's first key: not `warmup_steps`.
+            for before in ["\n", "{ "] {
+                let (old, new) =
+                    (format!("{before}{steps}"), format!("{before}Steps = {}", n * times));
+                config = config.replace(&old, &new);
+            }
+        }
+        put(case.folder.path(), "config.toml", config.replace("Steps", "steps"));
         case
     }
 
@@ -167,6 +182,22 @@ fn a_run_on_a_gpu_is_that_on_the_cpu_but_for_rounding() {
     let words = [&["rank", "eval", "--config", word(&config)], &files[..], &on_gpu].concat();
     run(&words).expect_success();
     assert_eq!(fs::read(again).unwrap(), fs::read(gpu.join("inherited.json")).unwrap());
+    // Parts that were made on different devices are joined, with a word about it.
+    let parts = [("1/2", &on_gpu[..]), ("2/2", &[])].map(|(shard, on)| {
+        let out = case.at(&format!("part{}.jsonl", &shard[..1]));
+        let files =
+            ["--checkpoint", word(&weights), "--codes", word(&list), "--output", word(&out)];
+        let words =
+            [&["rank", "eval", "--config", word(&config), "--shard", shard], &files[..], on];
+        run(&words.concat()).expect_success();
+        out
+    });
+    let merged = case.at("merged.json");
+    let words = ["rank", "merge", "--config", word(&config), "--codes", word(&list), "--output"];
+    let all = [word(&merged), word(&parts[0]), word(&parts[1])];
+    let finished = run(&[&words[..], &all].concat());
+    assert!(finished.stderr.contains("made with"), "{}", finished.stderr);
+    finished.expect_success();
     let bench = ["bench", "eval", "--batch", "4", "--steps", "1", "--json", "--space"];
     let space = case.at("tiny.toml");
     let line = run(&[&bench[..], &[word(&space)], &on_gpu].concat()).expect_success();
@@ -187,7 +218,9 @@ fn a_run_on_a_gpu_is_that_on_the_cpu_but_for_rounding() {
 /// With bf16, the default, and every kind of interruption that leaves a checkpoint.
 #[test]
 fn a_run_killed_on_a_gpu_goes_on_exactly() {
-    let (case, device) = (Case::new(), device());
+    // A GPU is through with so few steps before a kill can come.
+    let steps = if std::env::var_os("SLIMTAU_TEST_GPU").is_some() { 200 } else { 1 };
+    let (case, device) = (Case::longer(steps), device());
     let expected = case.finish("run", "whole", &[&device]);
     let out = case.at("killed");
     let mut kills = 0;

@@ -290,6 +290,14 @@ impl Optimizer {
     }
 }
 
+impl Ccfs {
+    /// Whether subnets or images are treated unequally (PA&DA, dynamic training): that step exists on the CPU only.
+    pub fn adapts(&self) -> Result<bool> {
+        let kind: SamplerKind = self.sampler.parse().context("ccfs.sampler")?;
+        Ok(kind == SamplerKind::PaDa || self.dynamic.is_some())
+    }
+}
+
 impl Config {
     /// Reads and checks a configuration file.
     pub fn load(path: &Path) -> Result<Self> {

@@ -1,7 +1,7 @@
 //! What every command needs that evaluates subnets of a supernet: weights, images, treatment of BN statistics.
 
 use crate::config::{Config, Corrupt, CropFraction, Data as DataTable};
-use crate::device_arg::DeviceArgs;
+use crate::device_arg::{DeviceArg, DeviceArgs};
 use crate::engine::Engine;
 use crate::pipeline::{
     EvalSettings, Evaluation, Evaluator, Log, calibration, check_recorded, open_run_data,
@@ -288,6 +288,11 @@ pub struct Supernet {
 }
 
 impl Inherited {
+    /// Whether the CPU evaluates.
+    pub fn on_cpu(&self) -> bool {
+        self.device.device == DeviceArg::Cpu
+    }
+
     /// [`SettingArgs::resolve`].
     pub fn resolve(&self) -> Result<Setting> {
         self.setting.resolve(false)
@@ -295,11 +300,11 @@ impl Inherited {
 
     /// Reads weights and finds the images of the space.
     pub fn open(&self, setting: Setting) -> Result<Supernet> {
+        let engine = Engine::open(&self.device)?;
         let layout = Layout::supernet(&setting.space)?;
         let weights = weights::load(&layout, &self.checkpoint, Of::Supernet(&setting.space))?;
         let data = setting.open_data()?;
         let Setting { space, settings, .. } = setting;
-        let engine = Engine::open(&self.device)?;
         Ok(Supernet { space, layout, weights, data, settings, engine })
     }
 }
@@ -312,7 +317,7 @@ impl Supernet {
 
     /// What decides the accuracies on `data`.
     pub fn evaluation(&self, data: &Data) -> Evaluation {
-        Evaluation::new(&self.space, &self.weights, data, self.settings)
+        Evaluation::new(&self.space, &self.weights, data, self.settings, &self.engine)
     }
 
     /// [`Evaluator::evaluate_missing`], to the end.

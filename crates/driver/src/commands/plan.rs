@@ -25,9 +25,9 @@ pub struct Plan {
     /// Validation images, where the data are not on this machine
     #[arg(long, value_name = "N")]
     validation_images: Option<usize>,
-    /// Images per measured step; the other measurement is of half as many
-    #[arg(long, default_value_t = 8, value_name = "N")]
-    batch: usize,
+    /// Images per measured step; the other measurement is of half as many [default: 8, on a GPU 64]
+    #[arg(long, value_name = "N")]
+    batch: Option<usize>,
     /// Measured steps of each kind of work; the median counts
     #[arg(long, default_value_t = 3, value_name = "N")]
     steps: usize,
@@ -60,6 +60,13 @@ struct Measured {
     gflops: f64,
     peak_rss_mib: f64,
     peak_device_mib: Option<f64>,
+}
+
+impl Plan {
+    /// So few images leave a GPU waiting for its next kernel.
+    fn measured_batch(&self) -> usize {
+        self.batch.unwrap_or(if self.device.device == DeviceArg::Cpu { 8 } else { 64 })
+    }
 }
 
 impl Measured {
@@ -96,11 +103,8 @@ impl Work {
 
 /// Runs the command.
 pub fn run(args: &Plan) -> Result<()> {
-    ensure!(
-        args.batch >= 4,
-        "--batch {}: at least 4, so that half of it is a batch, too",
-        args.batch
-    );
+    let batch = args.measured_batch();
+    ensure!(batch >= 4, "--batch {}: at least 4, so that half of it is a batch, too", batch);
     ensure!(args.steps >= 1, "--steps 0: nothing to measure");
     let mut config = Config::load(&args.config)?;
     if let Some(source) = &args.data {
@@ -153,7 +157,8 @@ pub fn run(args: &Plan) -> Result<()> {
             "{stage:<11} {images:>15} {pflop:>15} {gflops:>8} {hours:>14} {memory:>10} {disk:>10}"
         )
     };
-    let head = ["images", "PFLOP", "GFLOP/s", "hours", "memory GiB", "disk GiB"];
+    let memory_of = if args.device.device == DeviceArg::Cpu { "memory GiB" } else { "GPU GiB" };
+    let head = ["images", "PFLOP", "GFLOP/s", "hours", memory_of, "disk GiB"];
     writeln!(out, "{}", line("stage", head.map(str::to_owned)))?;
     for s in &stages {
         let cells = [
@@ -179,13 +184,13 @@ pub fn run(args: &Plan) -> Result<()> {
     writeln!(
         out,
         "\n{} subnets, {validation} validation images; {} threads of {}. Measured on {} steps of {} and of {} images, and \
-         extended in proportion; loading images is not in it, nor the dataset's own disk space.",
+         extended in proportion; loading images, which may set the pace, is not in it, nor the dataset's own disk space.",
         subnets.len(),
         rayon::current_num_threads(),
         hardware,
         args.steps,
-        args.batch / 2,
-        args.batch,
+        batch / 2,
+        batch,
     )?;
     Ok(())
 }
@@ -206,7 +211,7 @@ fn stages(
     // A checkpoint has the momentum, too.
     let trained = 2.0 * weights + floats(params);
     let source = config.space_source(args.config.parent().unwrap_or(Path::new(".")));
-    let measure = |what: &str, more: &[String]| measure(args, &source, what, more);
+    let measure = |what: &str, more: &[String]| measure(args, &source, what, more, on_cpu);
     let cost = |stage, work: Work, steps: u64, batch: usize, disk_gib| {
         let images = steps as f64 * batch as f64;
         StageCost {
@@ -240,7 +245,11 @@ fn stages(
         ("--candidates", ccfs.candidates.to_string()),
     ];
     let more = more.map(|(option, value)| format!("{option}={value}"));
-    let work = measure("step2", &more)?;
+    let ccfs_on_cpu = on_cpu || ccfs.adapts()?;
+    if ccfs_on_cpu && !on_cpu {
+        eprintln!("stage 2 with PA&DA or dynamic training: the CPU will do it");
+    }
+    let work = self::measure(args, &source, "step2", &more, ccfs_on_cpu)?;
     stages.push(cost("ccfs", work, ccfs.steps, ccfs.batch, trained));
 
     // One by one and in trees the same operations are done per multiply-accumulate.
@@ -300,13 +309,16 @@ fn stages(
 }
 
 /// Measures a kind of work at two batch sizes, each in a process of its own: a process remembers its largest memory.
-fn measure(args: &Plan, space: &str, what: &str, more: &[String]) -> Result<Work> {
+fn measure(args: &Plan, space: &str, what: &str, more: &[String], on_cpu: bool) -> Result<Work> {
     eprintln!("measuring {what} ...");
+    let measured = args.measured_batch();
     let program = std::env::current_exe().context("the program's own file")?;
     let one = |batch: usize| -> Result<Measured> {
         let mut command = Command::new(&program);
         command.args(["bench", what, "--json", "--space", space]).args(more);
-        command.args(args.device.words());
+        if !on_cpu {
+            command.args(args.device.words());
+        }
         let numbers = BTreeMap::from([
             ("--batch", batch),
             ("--steps", args.steps),
@@ -321,17 +333,24 @@ fn measure(args: &Plan, space: &str, what: &str, more: &[String]) -> Result<Work
         }
         serde_json::from_slice(&output.stdout).with_context(|| format!("slimtau bench {what}"))
     };
-    let (half, whole) = (one(args.batch / 2)?, one(args.batch)?);
-    let images = (args.batch - args.batch / 2) as f64;
+    let (half, whole) = (one(measured / 2)?, one(measured)?);
+    let images = (measured - measured / 2) as f64;
     let mib_per_image = ((whole.peak_mib() - half.peak_mib()) / images).max(0.0);
-    let batch = args.batch as f64;
+    let batch = measured as f64;
     // Noise must make neither part negative.
     let s_per_image = ((whole.step_s - half.step_s) / images).clamp(0.0, whole.step_s / batch);
+    if s_per_image * batch < 0.5 * whole.step_s {
+        eprintln!(
+            "{what}: a step of {measured} images takes hardly longer than one of {}, so steps of more images are \
+             guessed; measure with a larger --batch",
+            measured / 2
+        );
+    }
     Ok(Work {
         fixed_s: whole.step_s - s_per_image * batch,
         s_per_image,
         flop_per_image: whole.gflops * 1e9 * whole.step_s / batch,
-        fixed_mib: whole.peak_mib() - mib_per_image * args.batch as f64,
+        fixed_mib: whole.peak_mib() - mib_per_image * batch,
         mib_per_image,
     })
 }

@@ -132,6 +132,9 @@ pub fn run(args: &Search) -> Result<()> {
     let supernet = args.supernet.open(setting)?;
     let [searched, other] = halves(&supernet.data)?;
     let measures = args.cost == CostKind::Latency || args.max_latency.is_some();
+    if measures && !args.supernet.on_cpu() {
+        eprintln!("latencies are the CPU's, whatever --device says");
+    }
     let latency = measures.then(|| {
         let (batch, threads) = (args.latency_batch, rayon::current_num_threads());
         format!("batch {batch}, {threads} threads, {}", crate::machine::cpu_model())

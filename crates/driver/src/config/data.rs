@@ -160,13 +160,13 @@ impl Data {
     }
 
     /// Threads that prepare batches of `train`. Where none are asked for: one keeps up with images that lie in
-    /// memory, and the others are needed for training; files that have to be decoded get half of the threads, or all
-    /// where training is a GPU's work.
+    /// memory, and the others are needed for training; files that have to be decoded get half of the threads. Where
+    /// training is a GPU's work, all threads prepare batches.
     pub fn training_workers(&self, train: &dyn Dataset, on_cpu: bool) -> usize {
         let threads = rayon::current_num_threads();
         match self.workers {
-            0 if train.decodes() && on_cpu => (threads / 2).max(1),
-            0 if train.decodes() => threads,
+            0 if !on_cpu => threads,
+            0 if train.decodes() => (threads / 2).max(1),
             0 => 1,
             workers => workers,
         }
@@ -313,7 +313,7 @@ mod tests {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let workers = |files, cpu| pool.install(|| data.training_workers(&Images(files), cpu));
             assert_eq!((workers(false, true), workers(true, true)), (1, of_files), "{threads}");
-            assert_eq!((workers(false, false), workers(true, false)), (1, threads));
+            assert_eq!((workers(false, false), workers(true, false)), (threads, threads));
         }
         data.with_workers(Some(3)).unwrap();
         data.with_workers(None).unwrap();

@@ -470,7 +470,7 @@ mod tests {
         let bn = BnMode::Recalibrated;
         let mut evaluator = evaluator(&space, bn);
         let weights = Weights::init(&evaluator.layout, 1);
-        let evaluation = Evaluation::new(&space, &weights, &data(), settings(bn));
+        let evaluation = Evaluation::new(&space, &weights, &data(), settings(bn), &Engine::Cpu);
         let open = || Log::open(&folder.path().join("log"), &evaluation).unwrap();
         let mut log = open();
         let bar = Bar::new("test", 9);

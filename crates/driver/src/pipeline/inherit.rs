@@ -26,7 +26,7 @@ pub fn stage(run: &Run) -> Result<Outcome> {
     let weights = Weights::load(&run.layout, &run.weights_path("ccfs"))?;
     let mut evaluator = Evaluator::of_run(run, &run.data)?;
     let settings = EvalSettings::of_run(&run.config);
-    let evaluation = Evaluation::new(&run.space, &weights, &run.data, settings);
+    let evaluation = Evaluation::new(&run.space, &weights, &run.data, settings, &run.engine);
     let mut log = Log::open(&run.folder.join(LOG), &evaluation)?;
     let before =
         if log.is_empty() { 0.0 } else { *read_seconds(run)?.get("inherit").unwrap_or(&0.0) };

@@ -12,10 +12,10 @@ pub struct Parallel {
 }
 
 impl Parallel {
-    /// `jobs` at once on the ambient threads, which they share evenly; 0 = one per thread.
-    pub fn new(jobs: usize) -> Self {
+    /// `jobs` at once on the ambient threads, which they share evenly; for 0, `own` are.
+    pub fn new(jobs: usize, own: usize) -> Self {
         let threads = rayon::current_num_threads();
-        let jobs = if jobs == 0 { threads } else { jobs };
+        let jobs = if jobs == 0 { own } else { jobs };
         Self { jobs, threads }
     }
 
@@ -129,14 +129,14 @@ mod tests {
     fn threads_are_shared_evenly() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(6).build().unwrap();
         pool.install(|| {
-            assert_eq!(Parallel::new(0), Parallel { jobs: 6, threads: 6 });
-            assert_eq!(Parallel::new(2), Parallel { jobs: 2, threads: 6 });
+            assert_eq!(Parallel::new(0, 6), Parallel { jobs: 6, threads: 6 });
+            assert_eq!(Parallel::new(2, 6), Parallel { jobs: 2, threads: 6 });
             // Two tasks are all there is: each has half of the threads, not a sixth.
             let half = |(): &mut (), _: &u32| {
                 anyhow::ensure!(rayon::current_num_threads() == 3);
                 Ok(())
             };
-            Parallel::new(0).run(&[1, 2], &AtomicBool::new(false), || Ok(()), half).unwrap();
+            Parallel::new(0, 6).run(&[1, 2], &AtomicBool::new(false), || Ok(()), half).unwrap();
         });
     }
 }

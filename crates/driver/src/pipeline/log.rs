@@ -1,11 +1,11 @@
 //! What a long evaluation has found so far: a file that only grows, so that a killed one goes on.
 
 use super::evaluator::{EvalSettings, Tally};
+use crate::engine::Engine;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use slimtau_base::{FileError, NewFolders, read_text};
 use slimtau_data::{Data, Dataset, EvalCrop};
-use slimtau_kernels::conv::Isa;
 use slimtau_space::SearchSpace;
 use slimtau_supernet::{BnMode, Weights};
 use std::collections::BTreeMap;
@@ -29,7 +29,7 @@ pub struct Evaluation {
     /// Training batches that statistics are measured on; `None` where they are not.
     pub recalibration_batches: Option<usize>,
     pub batch: usize,
-    /// Another one rounds differently, which may cost an image.
+    /// What rounds: the CPU's instruction set, or a GPU with the precision. Another one may cost an image, in bf16 some.
     pub instruction_set: String,
     /// How inference times are measured, where they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -43,6 +43,7 @@ impl Evaluation {
         weights: &Weights,
         data: &Data,
         settings: EvalSettings,
+        engine: &Engine,
     ) -> Self {
         let EvalSettings { crop, bn, batch, recalibration_batches, workers: _ } = settings;
         let hash = blake3::hash(space.to_toml().as_bytes()).to_hex();
@@ -55,7 +56,7 @@ impl Evaluation {
             bn: bn.to_string(),
             recalibration_batches: (bn == BnMode::Recalibrated).then_some(recalibration_batches),
             batch,
-            instruction_set: Isa::best().name().to_owned(),
+            instruction_set: engine.arithmetic(),
             latency: None,
         }
     }

@@ -67,7 +67,7 @@ pub struct RunArgs {
     #[arg(long)]
     fresh: bool,
     /// Stand-alone networks, and supernets of an experiment, that are trained at once and share the
-    /// threads; 0 = one per thread, which small networks are fastest with
+    /// threads; 0 = one per thread, which small networks are fastest with, or on a GPU one
     #[arg(long, default_value_t = 1, value_name = "N")]
     jobs: usize,
     #[command(flatten)]
@@ -231,6 +231,8 @@ impl Run {
         for path in paths.into_iter().flatten() {
             *path = config_folder.join(&*path);
         }
+        // Before images are looked for, which may take minutes.
+        let engine = Engine::open(&args.device)?;
         let data = data::of_run(&config.data, &space)?;
         let end = match args.purpose {
             Purpose::Run => "",
@@ -249,7 +251,9 @@ impl Run {
             eprintln!("\nsaving after this step; once more to stop at once");
         })
         .context("cannot catch Ctrl-C")?;
-        let parallel = Parallel::new(args.jobs);
+        // A GPU does one thing after the other, and each training has memory of its own there.
+        let own_jobs = if engine.is_cpu() { rayon::current_num_threads() } else { 1 };
+        let parallel = Parallel::new(args.jobs, own_jobs);
         let (label, stages, list_seed) = (String::new(), None, config.seed);
         let run = Self {
             config,
@@ -267,7 +271,7 @@ impl Run {
             begin: Mutex::new(Instant::now()),
             interrupt,
             parallel,
-            engine: Engine::open(&args.device)?,
+            engine,
         };
         // A wrong code or ground truth is found now, not after the supernet is trained.
         results::subnets(&run)?;

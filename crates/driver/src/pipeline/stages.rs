@@ -33,11 +33,11 @@ fn of_fashion_mnist(description: &str) -> bool {
     description.contains("Fashion-MNIST") && !description.contains("composed images (")
 }
 
-/// A training loader; `seed` decides order and augmentation.
-pub fn train_loader(run: &Run, batch: usize, seed: u64) -> Result<Loader> {
+/// A training loader; `seed` decides order and augmentation. `on_cpu`: whether training takes the threads, too.
+pub fn train_loader(run: &Run, on_cpu: bool, batch: usize, seed: u64) -> Result<Loader> {
     let (train, data) = (&run.data.train, &run.config.data);
     let config = LoaderConfig::train(data.training(), normalization(&**train)?, batch, seed);
-    let workers = data.training_workers(&**train, run.engine.is_cpu());
+    let workers = data.training_workers(&**train, on_cpu);
     Ok(Loader::new(Arc::clone(train), LoaderConfig { workers, ..config })?)
 }
 
@@ -73,7 +73,7 @@ pub fn teacher(run: &Run) -> Result<Outcome> {
         return Ok(Outcome::Finished);
     }
     let stage = &config.teacher;
-    let loader = train_loader(run, stage.batch, config.seed)?;
+    let loader = train_loader(run, run.engine.is_cpu(), stage.batch, config.seed)?;
     let settings = learner_config(&stage.optimizer, BnMode::Tracked, 0.1);
     let plan = Plan::subnet(&run.space, layout, &run.space.largest())?;
     let start = Weights::init(layout, config.seed);
@@ -155,8 +155,10 @@ pub fn ccfs(run: &Run) -> Result<Outcome> {
         None => teacher.clone(),
     };
     let largest = Plan::subnet(&run.space, layout, &run.space.largest())?;
+    let adapts = stage.adapts()?;
     // Another seed than stage 0's: the stages see the images in another order.
-    let loader = train_loader(run, stage.batch, config.seed + 1)?;
+    let on_cpu = adapts || run.engine.is_cpu();
+    let loader = train_loader(run, on_cpu, stage.batch, config.seed + 1)?;
     let settings = LearnerConfig {
         label_weight: stage.label_weight,
         teacher_weight: stage.teacher_weight,
@@ -166,7 +168,7 @@ pub fn ccfs(run: &Run) -> Result<Outcome> {
         .with_last_candidates(stage.last_candidates.unwrap_or(stage.candidates))
         .with_total_steps(stage.steps);
     let learns = kind == SamplerKind::PaDa;
-    if learns || stage.dynamic.is_some() {
+    if adapts {
         if !run.engine.is_cpu() {
             eprintln!(
                 "stage 2 with PA&DA or dynamic training: the CPU does it, whatever --device says"

@@ -262,7 +262,7 @@ fn train_one(
     let plan = Plan::new(&network, &layout)?;
     // Replicates differ in initial weights, order and augmentation; subnets share the latter two.
     let seed = run.config.seed + 1000 * (replicate + 1);
-    let loader = train_loader(run, stage.batch, seed)?;
+    let loader = train_loader(run, run.engine.is_cpu(), stage.batch, seed)?;
     let settings = learner_config(&stage.optimizer, BnMode::Tracked, 0.1);
     let start = Weights::init(&layout, seed);
     let mut state = Supervised {

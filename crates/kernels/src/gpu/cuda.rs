@@ -176,14 +176,16 @@ impl Driver for Cuda {
         self.bind()?;
         let call = format!("copying {} bytes to the GPU", from.len());
         if from.len() >= staging::LEAST {
-            let mut staging = self.staging.lock().unwrap_or_else(|p| p.into_inner());
-            // SAFETY: the context is current, and the view is in bounds. What the last upload left is looked at only when the
-            // GPU is done with it, also after a panic.
-            let staged = unsafe { staging.upload(from, to, self.stream.cu_stream()) };
-            if staged.is_ok() {
-                return Ok(());
+            // Whoever finds it in use takes the driver's way. Waiting would be a deadlock where the holder, which fills it on
+            // several threads, takes up another task of the pool meanwhile that uploads, too.
+            if let Ok(mut staging) = self.staging.try_lock() {
+                // SAFETY: the context is current, and the view is in bounds.
+                let staged = unsafe { staging.upload(from, to, self.stream.cu_stream()) };
+                if staged.is_ok() {
+                    return Ok(());
+                }
+                // There may be no more memory that can be locked; the driver's way needs none.
             }
-            // There may be no more memory that can be locked; the driver's way needs none.
         }
         // SAFETY: the view is in bounds, and `from` is borrowed until the driver has a copy of its own: it makes one of
         // pageable memory before it returns, unless the GPU reads that by itself.

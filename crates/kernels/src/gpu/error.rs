@@ -50,7 +50,9 @@ pub enum GpuError {
         minor: i32,
     },
     /// A buffer did not fit.
-    #[error("out of GPU memory: {bytes} more bytes were asked for, {free} are free")]
+    #[error(
+        "out of GPU memory: {bytes} more bytes were asked for, {free} are free; fewer trainings at once, smaller batches in evaluation, or another program that ends would help"
+    )]
     OutOfMemory {
         /// The buffer's size.
         bytes: usize,

@@ -62,7 +62,10 @@ impl Staging {
             });
             let staged = std::slice::from_raw_parts(memory.start, from.len());
             result::memcpy_htod_async(to, staged, stream)?;
-            result::event::record(memory.copied, stream)
+            result::event::record(memory.copied, stream).inspect_err(|_| {
+                // The event is an older upload's then: this one must not be in flight when the memory is written again.
+                let _ = result::stream::synchronize(stream);
+            })
         }
     }
 

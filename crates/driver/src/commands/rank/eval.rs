@@ -100,7 +100,7 @@ pub fn merge(args: &Merge) -> Result<()> {
         if instruction_set != contents.evaluation.instruction_set {
             let other = &contents.evaluation.instruction_set;
             eprintln!(
-                "{shown}: made with {other}, {} with {instruction_set}; they round differently, which may cost an image",
+                "{shown}: made with {other}, {} with {instruction_set}; they round differently, which may cost an image, in bf16 several",
                 first.display()
             );
         }
