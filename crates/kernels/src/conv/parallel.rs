@@ -25,29 +25,51 @@ pub(super) fn for_each_task(
     lane: usize,
     task: impl Fn(usize, &mut [f32]) + Sync,
 ) {
-    for_each_task_with(tasks, lanes, lane, (), |i, (), lane| task(i, lane));
+    let lists = Lists { count: 1, len: tasks };
+    for_each_in_lists(lists, lanes, lane, (), |_, i, (), lane| task(i, lane));
 }
 
-/// [`for_each_task`] with something that each thread keeps from task to task, beside its lane.
-pub(super) fn for_each_task_with<T: Clone + Send + Sync>(
-    tasks: usize,
+/// Lists of tasks of one length.
+#[derive(Clone, Copy)]
+pub(super) struct Lists {
+    /// At most [`MOST_LISTS`].
+    pub count: usize,
+    pub len: usize,
+}
+
+/// Most [`Lists`].
+pub(super) const MOST_LISTS: usize = 4;
+
+/// Runs `task(list, i, kept, lane)` for every `i` of every list, with something that each thread keeps
+/// from task to task beside its lane. Threads start on different lists and stay with theirs until it
+/// is done: what they keep for a list is seldom made anew.
+pub(super) fn for_each_in_lists<T: Clone + Send + Sync>(
+    lists: Lists,
     lanes: &mut [f32],
     lane: usize,
     kept: T,
-    task: impl Fn(usize, &mut T, &mut [f32]) + Sync,
+    task: impl Fn(usize, usize, &mut T, &mut [f32]) + Sync,
 ) {
-    let next = AtomicUsize::new(0);
-    lanes.par_chunks_exact_mut(lane).with_max_len(1).take(tasks).for_each(|lane| {
-        let mut kept = kept.clone();
-        loop {
-            // Tasks hand nothing to each other, and the pool's join orders the phases.
-            let i = next.fetch_add(1, Ordering::Relaxed);
-            if i >= tasks {
-                break;
+    let Lists { count, len } = lists;
+    assert!(count <= MOST_LISTS, "{count} lists of tasks");
+    let next = [const { AtomicUsize::new(0) }; MOST_LISTS];
+    let threads = (lanes.len() / lane).clamp(1, (count * len).max(1));
+    lanes.par_chunks_exact_mut(lane).with_max_len(1).take(threads).enumerate().for_each(
+        |(thread, lane)| {
+            let mut kept = kept.clone();
+            for at in 0..count {
+                let list = (thread * count / threads + at) % count;
+                loop {
+                    // Tasks hand nothing to each other, and the pool's join orders the phases.
+                    let i = next[list].fetch_add(1, Ordering::Relaxed);
+                    if i >= len {
+                        break;
+                    }
+                    task(list, i, &mut kept, lane);
+                }
             }
-            task(i, &mut kept, lane);
-        }
-    });
+        },
+    );
 }
 
 /// Part `i` of `parts` of `0..len`, as even as `step` allows.
@@ -112,5 +134,28 @@ impl<'a, T> SharedMut<'a, T> {
         debug_assert!(i <= self.len);
         // In bounds or one past the end, as every caller's indices are.
         self.start.wrapping_add(i)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_task_of_every_list_runs_once() {
+        for threads in [1, 2, 3, 5] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            for (count, len) in [(1, 0), (1, 7), (2, 1), (3, 5), (4, 2)] {
+                let runs: Vec<_> = (0..count * len).map(|_| AtomicUsize::new(0)).collect();
+                let (mut lanes, lists) = (vec![0.0; 64 * threads], Lists { count, len });
+                pool.install(|| {
+                    for_each_in_lists(lists, &mut lanes, 64, (), |list, i, (), _| {
+                        runs[list * len + i].fetch_add(1, Ordering::Relaxed);
+                    });
+                });
+                let once = runs.iter().all(|n| n.load(Ordering::Relaxed) == 1);
+                assert!(once, "{count} lists of {len} on {threads} threads: {runs:?}");
+            }
+        }
     }
 }

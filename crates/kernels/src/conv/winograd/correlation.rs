@@ -11,7 +11,9 @@ use super::{ALL_POINTS, padded};
 use crate::Scratch;
 use crate::conv::epilogue::Finish;
 use crate::conv::moments::Moments;
-use crate::conv::parallel::{SharedMut, Shares, for_each_task, for_each_task_with, lane_len, part};
+use crate::conv::parallel::{
+    Lists, SharedMut, Shares, for_each_in_lists, for_each_task, lane_len, part,
+};
 use crate::conv::product::{Fetch, Panels, Product, Stream, multiply};
 use crate::conv::simd::{Isa, Job, LANES, Simd};
 use crate::norm::{batch_statistics, merge_moments};
@@ -76,7 +78,8 @@ fn by_tiles(
     let depth = filters.depth.next_multiple_of(LANES);
     // Groups of output channels, so that a group's filters stay in a core's own cache while all tiles
     // go by. Tiles are transformed anew for each of the few groups, and threads transform filters
-    // each for themselves: either is cheaper than to fetch what another core has just written.
+    // each for themselves: either is cheaper than to fetch what another core has just written. Each
+    // thread stays with one group for as long as that has blocks left.
     let all = ALL_POINTS * depth * filters.columns.next_multiple_of(LANES);
     let units = filters.columns.div_ceil(LANES);
     let groups = Shares::new(filters.columns, units.div_ceil(all.div_ceil(GROUP_FLOATS).max(1)));
@@ -99,9 +102,16 @@ fn by_tiles(
     let shared = SharedMut::new(partials);
 
     let maps = SharedMut::new(output);
-    for_each_task_with(groups.count() * blocks, lanes, lane, None, |task, held, lane| {
+    // A list of blocks for each group. They start at different blocks, lest two threads write into the
+    // same lines at a time: groups meet within a line where channels are no multiple of 16.
+    let lists = Lists { count: groups.count(), len: blocks };
+    let block_of = |group: usize, i: usize| (i + group * blocks / groups.count()) % blocks;
+    // While they keep step, this many threads share a list.
+    let together = (rayon::current_num_threads() / groups.count()).max(1);
+    for_each_in_lists(lists, lanes, lane, None, |group, task, held, lane| {
         let (u, lane) = lane.split_at_mut(u_len);
-        let (group, block) = (task / blocks, grid.block(task % blocks));
+        let at = block_of(group, task);
+        let block = grid.block(at);
         let columns = groups.get(group);
         let panels = isa.panels(columns.len());
         if *held != Some(group) {
@@ -131,15 +141,12 @@ fn by_tiles(
             to: v.as_mut_ptr(),
             layout: v_layout,
         });
-        let next = task + rayon::current_num_threads();
-        let (next, next_columns) = match next / blocks {
-            group if group < groups.count() => (Some(grid.block(next % blocks)), groups.get(group)),
-            _ => (None, 0..0),
-        };
-        let next_width = next_columns.end.min(filters.columns).saturating_sub(next_columns.start);
+        let next = task + together;
+        let next = (next < blocks).then(|| grid.block(block_of(group, next)));
+        let width = columns.end.min(filters.columns) - columns.start;
         let mut fetch = ahead::spread(
             ahead::stream(next, input.as_ptr(), filters.depth, filters.depth),
-            ahead::stream(next, maps.at(next_columns.start), filters.columns, next_width),
+            ahead::stream(next, maps.at(columns.start), filters.columns, width),
             true,
             panels.count(),
             block.len(),
@@ -166,7 +173,7 @@ fn by_tiles(
             map,
             pixel: filters.columns,
             first: columns.start,
-            channels: columns.end.min(filters.columns) - columns.start,
+            channels: width,
             finish,
         };
         // SAFETY: `V` and `M` have room for the largest block, the maps have the given sizes, and
@@ -182,7 +189,7 @@ fn by_tiles(
                 x: maps.at(pixels.start * filters.columns),
                 rows: pixels.len(),
                 channels: filters.columns,
-                moments: shared.at(moments * task),
+                moments: shared.at(moments * at),
             };
             // SAFETY: these pixels, with all their channels, are this task's, and so are its moments.
             unsafe { isa.run(moments) };

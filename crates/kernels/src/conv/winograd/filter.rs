@@ -1,5 +1,6 @@
 //! `U = G g G^T`: filters to the points of the Winograd domain, straight from the shared weight.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::layout::{Distance, Far, Layout, Near};
@@ -123,52 +124,79 @@ impl FilterPanel {
         }
     }
 
-    /// In blocks of 8 output channels (contiguous in memory, the depth here) by 8 input channels
-    /// (the columns here), which are transposed in registers.
+    /// In blocks of 8 output channels (contiguous in memory, the depth here) by a vector of input
+    /// channels (the columns here).
     #[inline(always)]
     unsafe fn transposed<S: Simd, D: Distance>(&self, distance: D) {
-        let f = self.filters;
         let width = self.units * LANES;
-        let layout = self.layout;
-        let tap = f.full_in * f.full_out;
         for k in self.depths.clone().step_by(LANES) {
-            let n = LANES.min(f.depth.saturating_sub(k));
-            for c in (0..width).step_by(LANES) {
-                let first = self.first_column + c;
-                let rows = LANES.min(f.columns.saturating_sub(first));
-                // SAFETY: rows past the active input channels are not read, nor columns past the
-                // active output channels.
-                unsafe {
-                    let zero = S::Narrow::splat(0.0);
-                    let mut block = [[zero; LANES]; 9];
-                    for (t, block) in block.iter_mut().enumerate() {
-                        let from = f.weight.wrapping_add((8 - t) * tap + first * f.full_out + k);
-                        let mut lines = [zero; LANES];
-                        if n == LANES && rows == LANES {
-                            for (i, line) in lines.iter_mut().enumerate() {
-                                *line = S::Narrow::load(from.wrapping_add(i * f.full_out));
-                            }
-                        } else {
-                            for (i, line) in lines.iter_mut().enumerate().take(rows) {
-                                *line =
-                                    S::Narrow::load_partial(from.wrapping_add(i * f.full_out), n);
-                            }
-                        }
-                        *block = S::transpose(lines);
-                    }
-                    for i in 0..LANES {
-                        let mut taps = [zero; 9];
-                        for (tap, block) in taps.iter_mut().zip(&block) {
-                            *tap = block[i];
-                        }
-                        let row = (k - self.depths.start + i) * layout.row;
-                        let to = self.to.wrapping_add(row + layout.channel(c));
-                        filter_points(taps, to, distance);
-                    }
+            let mut c = 0;
+            // SAFETY: a whole vector of columns is left, or 8.
+            unsafe {
+                while c + S::Wide::LANES <= width {
+                    self.block::<S, S::Wide, D>(k, c, distance);
+                    c += S::Wide::LANES;
+                }
+                while c < width {
+                    self.block::<S, S::Narrow, D>(k, c, distance);
+                    c += LANES;
                 }
             }
         }
     }
+
+    /// Depths `k..k + 8` of columns `c..c + V::LANES` of the panel. Squares of 8 x 8 are transposed in
+    /// registers and put side by side on the stack, where nine taps of them would be anyway.
+    #[inline(always)]
+    unsafe fn block<S: Simd, V: Vector, D: Distance>(&self, k: usize, c: usize, distance: D) {
+        let f = self.filters;
+        let tap = f.full_in * f.full_out;
+        let n = LANES.min(f.depth.saturating_sub(k));
+        let mut block = MaybeUninit::<TransposedTaps>::uninit();
+        let start = block.as_mut_ptr().cast::<f32>();
+        let place = |t: usize, i: usize| start.wrapping_add((t * LANES + i) * V::LANES);
+        for square in (0..V::LANES).step_by(LANES) {
+            let first = self.first_column + c + square;
+            let rows = LANES.min(f.columns.saturating_sub(first));
+            for t in 0..9 {
+                let from = f.weight.wrapping_add((8 - t) * tap + first * f.full_out + k);
+                // SAFETY: rows past the active input channels are not read, nor columns past the
+                // active output channels; the block has room for 9 x 8 of the widest vectors.
+                unsafe {
+                    let mut lines = [S::Narrow::splat(0.0); LANES];
+                    if n == LANES && rows == LANES {
+                        for (i, line) in lines.iter_mut().enumerate() {
+                            *line = S::Narrow::load(from.wrapping_add(i * f.full_out));
+                        }
+                    } else {
+                        for (i, line) in lines.iter_mut().enumerate().take(rows) {
+                            *line = S::Narrow::load_partial(from.wrapping_add(i * f.full_out), n);
+                        }
+                    }
+                    for (i, line) in S::transpose(lines).into_iter().enumerate() {
+                        line.store(place(t, i).wrapping_add(square));
+                    }
+                }
+            }
+        }
+        for i in 0..LANES {
+            // SAFETY: all of the block up to the vector's width was written above.
+            unsafe {
+                let mut taps = [V::splat(0.0); 9];
+                for (t, tap) in taps.iter_mut().enumerate() {
+                    *tap = V::load(place(t, i));
+                }
+                let row = (k - self.depths.start + i) * self.layout.row;
+                filter_points(taps, self.to.wrapping_add(row + self.layout.channel(c)), distance);
+            }
+        }
+    }
+}
+
+/// Nine taps of 8 depths by a vector of columns, on whole lines.
+#[repr(align(64))]
+struct TransposedTaps {
+    _floats: [f32; 9 * LANES * CHUNK],
 }
 
 /// The nine taps of a vector of columns.

@@ -29,6 +29,12 @@ impl Layout {
         Self { point, row: channels, chunk: CHUNK }
     }
 
+    /// A chunk's tiles side by side: `[point][chunk][tile]`, for products that sum over tiles.
+    pub(super) fn by_chunk(tiles: usize, channels: usize) -> Self {
+        let chunk = tiles * CHUNK;
+        Self { point: channels.div_ceil(CHUNK) * chunk + CHUNK, row: CHUNK, chunk }
+    }
+
     /// Floats that `tiles` tiles take.
     pub(super) fn len(self, tiles: usize) -> usize {
         if self.point == CHUNK { tiles * self.row } else { ALL_POINTS * self.point }

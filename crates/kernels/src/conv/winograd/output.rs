@@ -4,9 +4,10 @@ use std::ops::Range;
 
 use super::correlation::Map;
 use super::grid::{Block, Tile};
-use super::layout::{Distance, Layout, Near, by_height};
+use super::layout::{Distance, Far, Layout, Near, by_height};
 use super::points::{POINTS, filter_gradient, output, uses};
 use crate::conv::epilogue::Finish;
+use crate::conv::product::CHUNK;
 use crate::conv::simd::{Access, First, Job, LANES, Simd, Vector, Whole};
 
 /// Transforms some tiles of a block back, `channels` of them from `first` on, which is the layout's
@@ -176,6 +177,20 @@ pub(super) struct FilterGradient {
 impl Job for FilterGradient {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
+        // SAFETY: passed on from the caller.
+        unsafe {
+            if self.layout.point == CHUNK {
+                self.rows::<S, _>(Near);
+            } else {
+                self.rows::<S, _>(Far(self.layout.point));
+            }
+        }
+    }
+}
+
+impl FilterGradient {
+    #[inline(always)]
+    unsafe fn rows<S: Simd, D: Distance>(&self, distance: D) {
         for row in self.rows.clone() {
             let from = self.from.wrapping_add((row - self.rows.start) * self.layout.row);
             let to = self.to.wrapping_add(row * self.full_out + self.first_column);
@@ -185,32 +200,36 @@ impl Job for FilterGradient {
             unsafe {
                 while c + S::Wide::LANES <= self.columns {
                     let from = from.wrapping_add(self.layout.channel(c));
-                    self.vector::<S::Wide>(from, to.wrapping_add(c), Whole);
+                    self.vector::<S::Wide, D>(from, to.wrapping_add(c), Whole, distance);
                     c += S::Wide::LANES;
                 }
                 while c < self.columns {
                     let from = from.wrapping_add(self.layout.channel(c));
                     let access = First(LANES.min(self.columns - c));
-                    self.vector::<S::Narrow>(from, to.wrapping_add(c), access);
+                    self.vector::<S::Narrow, D>(from, to.wrapping_add(c), access, distance);
                     c += LANES;
                 }
             }
         }
     }
-}
 
-impl FilterGradient {
     #[inline(always)]
-    unsafe fn vector<V: Vector>(&self, from: *const f32, to: *mut f32, access: impl Access) {
+    unsafe fn vector<V: Vector, D: Distance>(
+        &self,
+        from: *const f32,
+        to: *mut f32,
+        access: impl Access,
+        distance: D,
+    ) {
         // SAFETY: passed on to the caller.
         unsafe {
             let c = [
-                self.column::<V>(from, 0),
-                self.column::<V>(from, 1),
-                self.column::<V>(from, 2),
-                self.column::<V>(from, 3),
-                self.column::<V>(from, 4),
-                self.column::<V>(from, 5),
+                self.column::<V, D>(from, 0, distance),
+                self.column::<V, D>(from, 1, distance),
+                self.column::<V, D>(from, 2, distance),
+                self.column::<V, D>(from, 3, distance),
+                self.column::<V, D>(from, 4, distance),
+                self.column::<V, D>(from, 5, distance),
             ];
             for i in 0..3 {
                 let taps =
@@ -224,12 +243,17 @@ impl FilterGradient {
     }
 
     #[inline(always)]
-    unsafe fn column<V: Vector>(&self, from: *const f32, j: usize) -> [V; 3] {
+    unsafe fn column<V: Vector, D: Distance>(
+        &self,
+        from: *const f32,
+        j: usize,
+        distance: D,
+    ) -> [V; 3] {
         // SAFETY: passed on to the caller.
         unsafe {
             let mut u = [V::splat(0.0); POINTS];
             for (i, sum) in u.iter_mut().enumerate() {
-                let at = from.wrapping_add(Near.point(i * POINTS + j));
+                let at = from.wrapping_add(distance.point(i * POINTS + j));
                 *sum = V::load(at);
                 for copy in 1..self.copies {
                     *sum = sum.add(V::load(at.wrapping_add(copy * self.copy_stride)));

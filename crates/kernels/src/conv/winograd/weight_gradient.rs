@@ -53,9 +53,9 @@ pub(in crate::conv) fn weight_gradient(
 fn by_tiles(maps: Maps<'_>, grad_weight: &mut [f32], scratch: &mut Scratch) {
     let Maps { isa, shape, .. } = maps;
     let panels = isa.panels(shape.out_channels);
-    let (v_layout, z_layout) =
-        (Layout::by_tile(shape.in_channels), Layout::by_tile(panels.columns()));
-    let grid = maps.grid((LANE_FLOATS / (v_layout.row + z_layout.row)).clamp(24, 64));
+    let floats = |channels: usize| ALL_POINTS * channels.next_multiple_of(CHUNK);
+    let per_tile = floats(shape.in_channels) + floats(shape.out_channels);
+    let grid = maps.grid((LANE_FLOATS / per_tile).clamp(24, 64));
     // Powers of two spread evenly over threads.
     let copies = (grid.blocks() * grid.largest() / COPY_TILES)
         .clamp(1, COPIES)
@@ -67,7 +67,11 @@ fn by_tiles(maps: Maps<'_>, grad_weight: &mut [f32], scratch: &mut Scratch) {
     let pieces =
         rayon::current_num_threads().div_ceil(copies).min(shape.in_channels.div_ceil(CHUNK));
 
-    let u_layout = Layout::by_tile(panels.columns());
+    // The sums run over tiles, so a channel's tiles had better be neighbours, and so had the rows of
+    // `dU` at a point, which every block reads and writes: in order, on few pages, on whole lines.
+    let v_layout = Layout::by_chunk(grid.largest(), shape.in_channels);
+    let z_layout = Layout::by_chunk(grid.largest(), panels.columns());
+    let u_layout = Layout::by_point(shape.in_channels, panels.columns().next_multiple_of(CHUNK));
     let (v_len, u_len) = (v_layout.len(grid.largest()), u_layout.len(shape.in_channels));
     let lane = lane_len(v_len + z_layout.len(grid.largest()));
     let (u, lanes) = scratch.split(copies * u_len, lane);
