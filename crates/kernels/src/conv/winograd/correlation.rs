@@ -53,8 +53,9 @@ pub(in crate::conv) fn correlate(
     statistics: Option<Statistics<'_>>,
     scratch: &mut Scratch,
 ) {
-    let columns = filters.columns.next_multiple_of(LANES);
-    if ALL_POINTS * filters.depth * columns <= FILTER_FLOATS {
+    // As they are stored: so there are at most three groups of output channels.
+    let [depth, columns] = [filters.depth, filters.columns].map(|n| n.next_multiple_of(LANES));
+    if ALL_POINTS * depth * columns <= FILTER_FLOATS {
         by_tiles(isa, map, input, filters, output, finish, statistics, scratch);
         return;
     }
