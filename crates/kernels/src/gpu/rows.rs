@@ -96,7 +96,7 @@ impl Permutation {
         self.0.upload(&order)
     }
 
-    /// Row number i of `to` becomes row number order[i] of `from`.
+    /// Row number i of `to` becomes row number `order[i]` of `from`.
     ///
     /// # Errors
     /// When the GPU fails.
@@ -111,7 +111,7 @@ impl Permutation {
         self.copy(from, to, false)
     }
 
-    /// The inverse: row number order[i] of `to` becomes row number i of `from`.
+    /// The inverse: row number `order[i]` of `to` becomes row number i of `from`.
     ///
     /// # Errors
     /// When the GPU fails.
