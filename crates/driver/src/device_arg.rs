@@ -36,9 +36,14 @@ impl DeviceArgs {
         self.precision.unwrap_or(PrecisionArg::Bf16)
     }
 
+    /// Whether networks run on the CPU.
+    pub fn is_cpu(&self) -> bool {
+        self.device == DeviceArg::Cpu
+    }
+
     /// Refuses what only a GPU can do.
     pub fn only_cpu(&self) -> Result<()> {
-        if self.device != DeviceArg::Cpu {
+        if !self.is_cpu() {
             bail!("--device {}: this program was built without the feature `gpu`", self.device);
         }
         if let Some(PrecisionArg::Bf16) = self.precision {

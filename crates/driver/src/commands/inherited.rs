@@ -1,7 +1,7 @@
 //! What every command needs that evaluates subnets of a supernet: weights, images, treatment of BN statistics.
 
 use crate::config::{Config, Corrupt, CropFraction, Data as DataTable};
-use crate::device_arg::{DeviceArg, DeviceArgs};
+use crate::device_arg::DeviceArgs;
 use crate::engine::Engine;
 use crate::pipeline::{
     EvalSettings, Evaluation, Evaluator, Log, calibration, check_recorded, open_run_data,
@@ -290,7 +290,7 @@ pub struct Supernet {
 impl Inherited {
     /// Whether the CPU evaluates.
     pub fn on_cpu(&self) -> bool {
-        self.device.device == DeviceArg::Cpu
+        self.device.is_cpu()
     }
 
     /// [`SettingArgs::resolve`].

@@ -1,7 +1,7 @@
 //! `slimtau plan`: what a run will cost on this machine, calculated from short measurements of its own steps.
 
 use crate::config::Config;
-use crate::device_arg::{DeviceArg, DeviceArgs};
+use crate::device_arg::DeviceArgs;
 use crate::engine::Engine;
 use crate::pipeline::{CHUNK, KEPT_BYTES, listed_subnets, open_run_data};
 use anyhow::{Context, Result, bail, ensure};
@@ -65,7 +65,7 @@ struct Measured {
 impl Plan {
     /// So few images leave a GPU waiting for its next kernel.
     fn measured_batch(&self) -> usize {
-        self.batch.unwrap_or(if self.device.device == DeviceArg::Cpu { 8 } else { 64 })
+        self.batch.unwrap_or(if self.device.is_cpu() { 8 } else { 64 })
     }
 }
 
@@ -157,7 +157,7 @@ pub fn run(args: &Plan) -> Result<()> {
             "{stage:<11} {images:>15} {pflop:>15} {gflops:>8} {hours:>14} {memory:>10} {disk:>10}"
         )
     };
-    let memory_of = if args.device.device == DeviceArg::Cpu { "memory GiB" } else { "GPU GiB" };
+    let memory_of = if args.device.is_cpu() { "memory GiB" } else { "GPU GiB" };
     let head = ["images", "PFLOP", "GFLOP/s", "hours", memory_of, "disk GiB"];
     writeln!(out, "{}", line("stage", head.map(str::to_owned)))?;
     for s in &stages {
@@ -204,7 +204,7 @@ fn stages(
     validation: usize,
 ) -> Result<Vec<StageCost>> {
     let layout = Layout::supernet(space)?;
-    let on_cpu = args.device.device == DeviceArg::Cpu;
+    let on_cpu = args.device.is_cpu();
     let floats = |n: usize| 4.0 * n as f64 / 1024f64.powi(3);
     let (params, buffers) = (layout.params(), layout.buffers());
     let weights = floats(params + buffers);
