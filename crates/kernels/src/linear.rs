@@ -3,7 +3,7 @@
 
 use crate::product::{Matrix, product};
 use crate::tile::{FLUSH, TILE, Tiling, flush, vectorised};
-use rayon::prelude::*;
+use slimtau_parallel::{chunks, chunks_mut, for_each_chunk};
 
 /// `y = x W^T + b` with `W` `[outputs, full_inputs]` as PyTorch stores it, of which the leading
 /// `inputs` columns are active.
@@ -50,7 +50,8 @@ pub fn linear_forward(shape: &LinearShape, x: &[f32], weight: &[f32], bias: &[f3
     shape.check(x.len(), weight.len(), y.len());
     let LinearShape { inputs, outputs, full_inputs, .. } = *shape;
     assert_eq!(bias.len(), outputs, "length of the bias");
-    y.par_chunks_mut(ROWS * outputs).zip(x.par_chunks(ROWS * inputs)).for_each(|(y, x)| {
+    let rows = (chunks_mut(y, ROWS * outputs), chunks(x, ROWS * inputs));
+    for_each_chunk(rows, |_, (y, x)| {
         for row in y.chunks_mut(outputs) {
             row.copy_from_slice(bias);
         }
@@ -81,18 +82,17 @@ pub fn linear_backward(
     assert_eq!(grad_bias.len(), outputs, "length of grad_bias");
     if let Some(grad_x) = grad_x {
         assert_eq!(grad_x.len(), x.len(), "length of grad_x");
-        grad_x.par_chunks_mut(ROWS * inputs).zip(grad_y.par_chunks(ROWS * outputs)).for_each(
-            |(grad_x, grad_y)| {
-                let grad_y = Matrix::new(grad_y, grad_y.len() / outputs, outputs, outputs);
-                let weight = Matrix::new(weight, outputs, inputs, full_inputs);
-                product(1.0, grad_y, weight, false, grad_x, inputs);
-            },
-        );
+        let rows = (chunks_mut(grad_x, ROWS * inputs), chunks(grad_y, ROWS * outputs));
+        for_each_chunk(rows, |_, (grad_x, grad_y)| {
+            let grad_y = Matrix::new(grad_y, grad_y.len() / outputs, outputs, outputs);
+            let weight = Matrix::new(weight, outputs, inputs, full_inputs);
+            product(1.0, grad_y, weight, false, grad_x, inputs);
+        });
     }
     if rows == 0 {
         return;
     }
-    grad_weight.par_chunks_mut(OUTPUTS * full_inputs).enumerate().for_each(|(i, grad_weight)| {
+    for_each_chunk(chunks_mut(grad_weight, OUTPUTS * full_inputs), |i, grad_weight| {
         let n = grad_weight.len() / full_inputs;
         let grad_y = Matrix::new(&grad_y[i * OUTPUTS..], rows, n, outputs);
         let x = Matrix::new(x, rows, inputs, inputs);

@@ -1,7 +1,7 @@
 //! The stem's 3x3 max pool and the head's global average pool, forward and backward.
 
 use crate::tile::{FLUSH, TILE, Tiling, flush, vectorised};
-use rayon::prelude::*;
+use slimtau_parallel::{chunks, chunks_mut, for_each_chunk};
 
 /// A 3x3 max pool with stride 2 and padding 1 over `[batch, height, width, channels]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,13 +55,14 @@ pub fn max_pool_forward(shape: &PoolShape, x: &[f32], y: &mut [f32], argmax: Opt
         return;
     }
     let row_len = shape.out_width() * shape.channels;
-    let rows = y.par_chunks_mut(row_len).enumerate();
+    let rows = chunks_mut(y, row_len);
     match argmax {
-        None => rows.for_each(|(row, y)| pool_row(shape, x, row, y, &mut [])),
+        None => for_each_chunk(rows, |row, y| pool_row(shape, x, row, y, &mut [])),
         Some(argmax) => {
             assert_eq!(argmax.len(), shape.output_len(), "length of argmax");
-            rows.zip(argmax.par_chunks_mut(row_len))
-                .for_each(|((row, y), argmax)| pool_row(shape, x, row, y, argmax));
+            for_each_chunk((rows, chunks_mut(argmax, row_len)), |row, (y, argmax)| {
+                pool_row(shape, x, row, y, argmax);
+            });
         }
     }
 }
@@ -150,7 +151,7 @@ pub fn max_pool_backward(shape: &PoolShape, argmax: &[u8], grad_y: &[f32], grad_
         return;
     }
     let channels = shape.channels;
-    grad_x.par_chunks_mut(shape.width * channels).enumerate().for_each(|(row, grad_x)| {
+    for_each_chunk(chunks_mut(grad_x, shape.width * channels), |row, grad_x| {
         let (image, iy) = (row / shape.height, row % shape.height);
         vectorised(
             #[inline(always)]
@@ -201,7 +202,7 @@ pub fn average_pool_forward(
     assert_eq!(x.len(), batch * pixels * channels, "length of x");
     assert_eq!(y.len(), batch * channels, "length of y");
     let tiling = Tiling::new(channels);
-    y.par_chunks_mut(channels).zip(x.par_chunks(pixels * channels)).for_each(|(y, x)| {
+    for_each_chunk((chunks_mut(y, channels), chunks(x, pixels * channels)), |_, (y, x)| {
         for block in tiling.blocks() {
             let (mut sum, mut sums) = ([0.0; TILE], [0.0; TILE]);
             vectorised(
@@ -245,15 +246,14 @@ pub fn average_pool_backward(
     assert_eq!(grad_x.len(), batch * pixels * channels, "length of grad_x");
     assert_eq!(grad_y.len(), batch * channels, "length of grad_y");
     let share = 1.0 / pixels as f32;
-    grad_x.par_chunks_mut(pixels * channels).zip(grad_y.par_chunks(channels)).for_each(
-        |(grad_x, grad_y)| {
-            let (first, others) = grad_x.split_at_mut(channels);
-            for (g, gy) in first.iter_mut().zip(grad_y) {
-                *g = gy * share;
-            }
-            for pixel in others.chunks_mut(channels) {
-                pixel.copy_from_slice(first);
-            }
-        },
-    );
+    let images = (chunks_mut(grad_x, pixels * channels), chunks(grad_y, channels));
+    for_each_chunk(images, |_, (grad_x, grad_y)| {
+        let (first, others) = grad_x.split_at_mut(channels);
+        for (g, gy) in first.iter_mut().zip(grad_y) {
+            *g = gy * share;
+        }
+        for pixel in others.chunks_mut(channels) {
+            pixel.copy_from_slice(first);
+        }
+    });
 }

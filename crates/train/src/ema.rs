@@ -1,6 +1,6 @@
 //! Exponential moving averages of flat buffers.
 
-use rayon::prelude::*;
+use slimtau_parallel::{chunks, chunks_mut, for_each_chunk};
 
 /// average = decay average + (1 - decay) current: an EMA of weights, or MoCo's key encoder (He et
 /// al., 2020, equation 2).
@@ -11,7 +11,8 @@ pub fn ema_update(decay: f32, average: &mut [f32], current: &[f32]) {
     let _span = tracing::trace_span!("optimiser").entered();
     assert_eq!(average.len(), current.len(), "average and current differ in length");
     const CHUNK: usize = 1 << 16;
-    average.par_chunks_mut(CHUNK).zip(current.par_chunks(CHUNK)).for_each(|(average, current)| {
+    let parts = (chunks_mut(average, CHUNK), chunks(current, CHUNK));
+    for_each_chunk(parts, |_, (average, current)| {
         for (a, c) in average.iter_mut().zip(current) {
             *a = decay * *a + (1.0 - decay) * c;
         }

@@ -2,9 +2,12 @@
 //! replicas, clipping by the global norm, and summing while each summand's norm is taken. All have one
 //! order of summation, whatever the number of threads.
 
-use rayon::prelude::*;
+use slimtau_parallel::{chunks, chunks_mut, for_each_chunk};
 
 const CHUNK: usize = 1 << 15;
+
+/// Most parts of a sum over a whole buffer. Each is summed by itself, and then they are in their order.
+const PARTS: usize = 256;
 
 /// Replaces the first replica's gradients by the mean over all, and zeroes the others, ready for
 /// their next step.
@@ -23,7 +26,8 @@ pub fn reduce_mean(replicas: &mut [Vec<f32>]) {
     for (i, other) in others.iter_mut().enumerate() {
         // The division comes with the last replica, in the same pass.
         let divisor = if i + 2 == count { count as f32 } else { 1.0 };
-        mean.par_chunks_mut(CHUNK).zip(other.par_chunks_mut(CHUNK)).for_each(|(mean, other)| {
+        let parts = (chunks_mut(mean, CHUNK), chunks_mut(other, CHUNK));
+        for_each_chunk(parts, |_, (mean, other)| {
             for (m, o) in mean.iter_mut().zip(other) {
                 *m = (*m + *o) / divisor;
                 *o = 0.0;
@@ -38,12 +42,18 @@ pub fn reduce_mean(replicas: &mut [Vec<f32>]) {
 /// A norm that is not finite leaves the gradients as they are: no factor could repair them, and the
 /// loss will say so.
 pub fn clip_global_norm(grads: &mut [f32], max_norm: f64) -> f64 {
-    let partial: Vec<f64> = grads.par_chunks(CHUNK).map(sum_of_squares).collect();
-    let norm = partial.iter().sum::<f64>().sqrt();
+    let len = part_len(grads.len());
+    let mut squares = [0.0; PARTS];
+    for_each_chunk((chunks(grads, len), chunks_mut(&mut squares, 1)), |_, (grads, squares)| {
+        squares[0] = sum_of_squares(grads);
+    });
+    let norm = squares.iter().sum::<f64>().sqrt();
     let factor = max_norm / (norm + 1e-6);
     if norm.is_finite() && factor < 1.0 {
         let factor = factor as f32;
-        grads.par_chunks_mut(CHUNK).for_each(|chunk| chunk.iter_mut().for_each(|g| *g *= factor));
+        for_each_chunk(chunks_mut(grads, CHUNK), |_, chunk| {
+            chunk.iter_mut().for_each(|g| *g *= factor);
+        });
     }
     norm
 }
@@ -55,28 +65,24 @@ pub fn clip_global_norm(grads: &mut [f32], max_norm: f64) -> f64 {
 /// When the buffers differ in length.
 pub fn drain_into(total: &mut [f32], grads: &mut [f32]) -> f64 {
     assert_eq!(total.len(), grads.len(), "total and gradients differ in length");
-    drained_squares(total, grads).sqrt()
+    let len = part_len(grads.len());
+    let mut squares = [0.0; PARTS];
+    let parts = (chunks_mut(total, len), chunks_mut(grads, len), chunks_mut(&mut squares, 1));
+    for_each_chunk(parts, |_, (total, grads, squares)| {
+        squares[0] = sum_of_squares(grads);
+        for (t, g) in total.iter_mut().zip(grads) {
+            *t += *g;
+            *g = 0.0;
+        }
+    });
+    squares.iter().sum::<f64>().sqrt()
 }
 
-/// The sum of squares along a tree of halves that depends on the length alone.
-fn drained_squares(total: &mut [f32], grads: &mut [f32]) -> f64 {
-    if grads.len() > CHUNK {
-        let half = grads.len() / 2;
-        let (total_a, total_b) = total.split_at_mut(half);
-        let (grads_a, grads_b) = grads.split_at_mut(half);
-        let (a, b) =
-            rayon::join(|| drained_squares(total_a, grads_a), || drained_squares(total_b, grads_b));
-        return a + b;
-    }
-    let squares = sum_of_squares(grads);
-    for (t, g) in total.iter_mut().zip(grads) {
-        *t += *g;
-        *g = 0.0;
-    }
-    squares
+/// Length of at most [`PARTS`] parts of a buffer.
+fn part_len(len: usize) -> usize {
+    len.div_ceil(PARTS).max(CHUNK)
 }
 
-/// In f64, where no f32 square overflows; eight running sums, so that the compiler can use vectors.
 fn sum_of_squares(values: &[f32]) -> f64 {
     let mut sums = [0.0f64; 8];
     let (blocks, rest) = values.as_chunks::<8>();

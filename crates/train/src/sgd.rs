@@ -1,6 +1,6 @@
 //! Stochastic gradient descent with momentum over flat buffers, as PyTorch defines it.
 
-use rayon::prelude::*;
+use slimtau_parallel::{chunks_mut, for_each_chunk};
 use std::ops::Range;
 
 /// Values handled by one task: 128 KiB of each of the three buffers.
@@ -69,28 +69,24 @@ impl Sgd {
         let lr = lr as f32;
         // Chunks of the whole buffer, not of each range: one parallel pass however many tensors
         // there are, and no task list to allocate.
-        params
-            .par_chunks_mut(CHUNK)
-            .zip(grads.par_chunks_mut(CHUNK))
-            .zip(velocity.par_chunks_mut(CHUNK))
-            .enumerate()
-            .for_each(|(i, ((params, grads), velocity))| {
-                let begin = i * CHUNK;
-                let mut update = |range: Range<usize>, weight_decay: f32| {
-                    let own = range.start - begin..range.end - begin;
-                    let (params, grads) = (&mut params[own.clone()], &mut grads[own.clone()]);
-                    self.update(lr, weight_decay, params, grads, &mut velocity[own]);
-                };
-                for piece in overlaps(active, begin..begin + CHUNK) {
-                    let mut at = piece.start;
-                    for hole in overlaps(no_decay, piece.clone()) {
-                        update(at..hole.start, self.weight_decay);
-                        update(hole.clone(), 0.0);
-                        at = hole.end;
-                    }
-                    update(at..piece.end, self.weight_decay);
+        let [params, grads, velocity] = [params, grads, velocity].map(|b| chunks_mut(b, CHUNK));
+        for_each_chunk((params, grads, velocity), |i, (params, grads, velocity)| {
+            let begin = i * CHUNK;
+            let mut update = |range: Range<usize>, weight_decay: f32| {
+                let own = range.start - begin..range.end - begin;
+                let (params, grads) = (&mut params[own.clone()], &mut grads[own.clone()]);
+                self.update(lr, weight_decay, params, grads, &mut velocity[own]);
+            };
+            for piece in overlaps(active, begin..begin + CHUNK) {
+                let mut at = piece.start;
+                for hole in overlaps(no_decay, piece.clone()) {
+                    update(at..hole.start, self.weight_decay);
+                    update(hole.clone(), 0.0);
+                    at = hole.end;
                 }
-            });
+                update(at..piece.end, self.weight_decay);
+            }
+        });
     }
 
     fn update(

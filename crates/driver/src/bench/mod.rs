@@ -16,6 +16,7 @@ use slimtau_base::{fill_normal, stream};
 use slimtau_ccfs::{Sampler, SamplerKind};
 use slimtau_distill::{Learner, LearnerConfig, Teacher};
 use slimtau_moco::{Moco, MocoConfig};
+use slimtau_parallel::hold;
 use slimtau_space::SearchSpace;
 use slimtau_supernet::{BnMode, Layout, Plan, Session, Weights};
 use slimtau_train::Sgd;
@@ -97,7 +98,7 @@ pub fn run(args: &Bench) -> Result<()> {
     );
     let work = Bed::new(args, &space)?;
     let (name, mut step) = match &engine {
-        Engine::Cpu => ("cpu".to_owned(), prepare(work)?),
+        Engine::Cpu => ("cpu".to_owned(), held(prepare(work)?)),
         #[cfg(feature = "gpu")]
         Engine::Gpu(card) => (card.name(), device::on(card, work)?),
     };
@@ -224,6 +225,11 @@ impl Bed {
     fn eval(plans: &[Plan], macs: f64) -> Done {
         Done { flops: 2.0 * macs, subnets: plans.len() }
     }
+}
+
+/// With the pool's threads at hand, as every stage runs its steps.
+fn held(mut step: Step) -> Step {
+    Box::new(move |i| hold(|| step(i)))
 }
 
 fn prepare(bed: Bed) -> Result<Step> {

@@ -6,6 +6,7 @@ use slimtau_base::TensorFile;
 use slimtau_data::Batch;
 use slimtau_distill::{Learner, LearnerConfig, StepReport, Teacher};
 use slimtau_moco::{Moco, MocoConfig, MocoReport};
+use slimtau_parallel::hold;
 use slimtau_space::SearchSpace;
 use slimtau_supernet::{
     BnMode, Layout, Plan, PrefixTree, Recalibration, Session, Statistics, TreeSession, Weights,
@@ -33,11 +34,13 @@ pub(super) fn supervised(
 
 impl SupervisedTraining for OnCpu {
     fn step(&mut self, lr: f64, plans: &[Plan], batch: &Batch) -> Result<StepReport> {
-        let soft = match &mut self.teacher {
-            Some(teacher) => Some(teacher.soft_labels(&batch.images)?),
-            None => None,
-        };
-        Ok(self.learner.step(lr, plans, &batch.images, &batch.labels, soft)?)
+        hold(|| {
+            let soft = match &mut self.teacher {
+                Some(teacher) => Some(teacher.soft_labels(&batch.images)?),
+                None => None,
+            };
+            Ok(self.learner.step(lr, plans, &batch.images, &batch.labels, soft)?)
+        })
     }
 
     fn weights(&self) -> Result<Cow<'_, Weights>> {
@@ -79,7 +82,7 @@ impl ContrastiveTraining for MocoOnCpu {
         plan: &Plan,
         views: [&[f32]; 2],
     ) -> Result<MocoReport> {
-        Ok(self.moco.step(step, lr, temperature, plan, views)?)
+        hold(|| Ok(self.moco.step(step, lr, temperature, plan, views)?))
     }
 
     fn encoder(&self) -> Result<Weights> {
@@ -129,7 +132,7 @@ impl Judge for JudgeOnCpu {
     fn alone<'a>(&'a mut self, weights: &'a Weights, plan: &'a Plan) -> Result<CountRight<'a>> {
         let Weights { params, buffers } = weights;
         Ok(Box::new(move |batch, right| {
-            let logits = self.session.infer(plan, params, buffers, &batch.images)?;
+            let logits = hold(|| self.session.infer(plan, params, buffers, &batch.images))?;
             *right += n_right(logits, &batch.labels);
             Ok(())
         }))
@@ -138,7 +141,7 @@ impl Judge for JudgeOnCpu {
 
 impl Listed for ListedOnCpu<'_> {
     fn measure(&mut self, images: &[f32]) -> Result<()> {
-        Ok(self.own.measure(self.session, &self.weights.params, images)?)
+        Ok(hold(|| self.own.measure(self.session, &self.weights.params, images))?)
     }
 
     fn count(&mut self, batch: &Batch, right: &mut [usize]) -> Result<()> {
@@ -148,7 +151,7 @@ impl Listed for ListedOnCpu<'_> {
             BnMode::Tracked | BnMode::Frozen => Statistics::Shared(&buffers[..]),
         };
         let each = |subnet: usize, logits: &[f32]| right[subnet] += n_right(logits, &batch.labels);
-        Ok(self.tree.infer(self.session, params, statistics, &batch.images, each)?)
+        Ok(hold(|| self.tree.infer(self.session, params, statistics, &batch.images, each))?)
     }
 }
 

@@ -1,15 +1,10 @@
-//! Spreading a fixed list of tasks over the ambient pool.
-//!
-//! Which thread takes which task is left to chance; what a task computes is not. Every partition
-//! of a sum depends on the shape alone, so that results are the same bits on any number of threads.
+//! Spreading tasks over the ambient pool, with working memory for each thread.
 
 use std::marker::PhantomData;
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use rayon::prelude::*;
 
 use super::simd::LANES;
+use slimtau_parallel::{Chunks, Stretches, chunks_mut, run};
 
 /// Working memory of each thread, in floats: a whole number of cache lines, and not a multiple of
 /// a page, so that two threads' buffers do not contend for the same cache sets.
@@ -29,20 +24,17 @@ pub(super) fn for_each_task(
     for_each_in_lists(lists, lanes, lane, (), |_, i, (), lane| task(i, lane));
 }
 
-/// Lists of tasks of one length.
+/// Lists of tasks of one length, at most 16.
 #[derive(Clone, Copy)]
 pub(super) struct Lists {
-    /// At most [`MOST_LISTS`].
     pub count: usize,
     pub len: usize,
 }
 
-/// Most [`Lists`].
-pub(super) const MOST_LISTS: usize = 4;
-
 /// Runs `task(list, i, kept, lane)` for every `i` of every list, with something that each thread keeps
 /// from task to task beside its lane. Threads start on different lists and stay with theirs until it
-/// is done: what they keep for a list is seldom made anew.
+/// is done: what they keep for a list is seldom made anew. Within a list, a thread's next task is most
+/// often `i + 1`.
 pub(super) fn for_each_in_lists<T: Clone + Send + Sync>(
     lists: Lists,
     lanes: &mut [f32],
@@ -50,26 +42,17 @@ pub(super) fn for_each_in_lists<T: Clone + Send + Sync>(
     kept: T,
     task: impl Fn(usize, usize, &mut T, &mut [f32]) + Sync,
 ) {
-    let Lists { count, len } = lists;
-    assert!(count <= MOST_LISTS, "{count} lists of tasks");
-    let next = [const { AtomicUsize::new(0) }; MOST_LISTS];
-    let threads = (lanes.len() / lane).clamp(1, (count * len).max(1));
-    lanes.par_chunks_exact_mut(lane).with_max_len(1).take(threads).enumerate().for_each(
-        |(thread, lane)| {
-            let mut kept = kept.clone();
-            for at in 0..count {
-                let list = (thread * count / threads + at) % count;
-                loop {
-                    // Tasks hand nothing to each other, and the pool's join orders the phases.
-                    let i = next[list].fetch_add(1, Ordering::Relaxed);
-                    if i >= len {
-                        break;
-                    }
-                    task(list, i, &mut kept, lane);
-                }
-            }
-        },
-    );
+    let stretches = Stretches::new(lanes.len() / lane, lists.count, lists.len);
+    let threads = stretches.threads();
+    let lanes = chunks_mut(&mut lanes[..threads * lane], lane);
+    run(threads, |thread| {
+        // SAFETY: there is a lane for every thread, and a thread runs once.
+        let lane = unsafe { lanes.chunk(thread) };
+        let mut kept = kept.clone();
+        for (list, i) in stretches.walk(thread) {
+            task(list, i, &mut kept, lane);
+        }
+    });
 }
 
 /// Part `i` of `parts` of `0..len`, as even as `step` allows.
@@ -140,6 +123,7 @@ impl<'a, T> SharedMut<'a, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     #[test]
     fn every_task_of_every_list_runs_once() {

@@ -2,7 +2,7 @@
 
 use super::exponential::{exp, max_of, sum_of, sum_of_pairs};
 use crate::tile::vectorised;
-use rayon::prelude::*;
+use slimtau_parallel::{chunks, chunks_mut, for_each_chunk};
 
 /// What a row of logits should predict.
 #[derive(Clone, Copy, Debug)]
@@ -13,22 +13,10 @@ pub enum Target<'a> {
     Soft(&'a [f32]),
 }
 
-impl<'a> Target<'a> {
-    fn split_at(self, rows: usize, classes: usize) -> (Self, Self) {
-        match self {
-            Self::Hard(labels) => {
-                let (a, b): (&'a [u32], &'a [u32]) = labels.split_at(rows);
-                (Self::Hard(a), Self::Hard(b))
-            }
-            Self::Soft(probabilities) => {
-                let (a, b) = probabilities.split_at(rows * classes);
-                (Self::Soft(a), Self::Soft(b))
-            }
-        }
-    }
-}
+/// Most tasks of a loss; each has a sum of its own, which depends on the shape alone.
+const TASKS: usize = 64;
 
-/// Logits that one task handles.
+/// Logits that one task handles, where that does not make too many tasks.
 const LEAF: usize = 1 << 13;
 
 /// The mean over the rows of `-sum_c t_c log softmax(logits)_c`, where `t` is the target (one-hot for
@@ -54,39 +42,25 @@ pub fn cross_entropy(
         Target::Soft(p) => assert_eq!(p.len(), logits.len(), "length of the target"),
     }
     let scale = f64::from(scale) / rows as f64;
-    sum_over_rows(classes, logits, target, scale as f32, grad_logits) / rows as f64
-}
-
-/// The sum of the rows' losses, along a tree of halves that depends on the shape alone.
-fn sum_over_rows(
-    classes: usize,
-    logits: &[f32],
-    target: Target<'_>,
-    scale: f32,
-    grad: &mut [f32],
-) -> f64 {
-    let rows = logits.len() / classes;
-    if rows > 1 && logits.len() > LEAF {
-        let half = rows / 2;
-        let (a, b) = logits.split_at(half * classes);
-        let (target_a, target_b) = target.split_at(half, classes);
-        let (grad_a, grad_b) = grad.split_at_mut(half * classes);
-        let (a, b) = rayon::join(
-            || sum_over_rows(classes, a, target_a, scale, grad_a),
-            || sum_over_rows(classes, b, target_b, scale, grad_b),
-        );
-        return a + b;
-    }
-    let rows = logits.chunks(classes).zip(grad.chunks_mut(classes));
-    match target {
-        Target::Hard(labels) => {
-            rows.zip(labels).map(|((x, grad), &label)| hard_row(x, label, scale, grad)).sum()
-        }
-        Target::Soft(targets) => rows
-            .zip(targets.chunks(classes))
-            .map(|((x, grad), target)| soft_row(x, target, scale, grad))
-            .sum(),
-    }
+    let scale = scale as f32;
+    let task = rows.div_ceil(TASKS).max(LEAF / classes).max(1);
+    let mut losses = [0.0; TASKS];
+    let parts = (chunks(logits, task * classes), chunks_mut(grad_logits, task * classes));
+    for_each_chunk((parts, chunks_mut(&mut losses, 1)), |i, ((x, grad), loss)| {
+        let first = i * task;
+        let rows = x.chunks(classes).zip(grad.chunks_mut(classes)).zip(first..);
+        loss[0] = match target {
+            Target::Hard(labels) => {
+                rows.map(|((x, grad), row)| hard_row(x, labels[row], scale, grad)).sum()
+            }
+            Target::Soft(targets) => rows
+                .map(|((x, grad), row)| {
+                    soft_row(x, &targets[row * classes..(row + 1) * classes], scale, grad)
+                })
+                .sum(),
+        };
+    });
+    losses.iter().sum::<f64>() / rows as f64
 }
 
 fn hard_row(x: &[f32], label: u32, scale: f32, grad: &mut [f32]) -> f64 {
@@ -134,7 +108,7 @@ pub fn softmax(classes: usize, temperature: f32, logits: &[f32], probabilities: 
     assert!(classes > 0 && logits.len().is_multiple_of(classes), "length of the logits");
     assert_eq!(probabilities.len(), logits.len(), "length of the probabilities");
     let chunk = classes * (LEAF / classes).max(1);
-    probabilities.par_chunks_mut(chunk).zip(logits.par_chunks(chunk)).for_each(|(p, x)| {
+    for_each_chunk((chunks_mut(probabilities, chunk), chunks(logits, chunk)), |_, (p, x)| {
         for (p, x) in p.chunks_mut(classes).zip(x.chunks(classes)) {
             vectorised(
                 #[inline(always)]

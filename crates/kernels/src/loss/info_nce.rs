@@ -5,7 +5,7 @@ use super::exponential::{exp, max_of, sum_of};
 use crate::Scratch;
 use crate::product::{Matrix, product};
 use crate::tile::vectorised;
-use rayon::prelude::*;
+use slimtau_parallel::{chunks_mut, for_each_chunk};
 
 /// Queries that one task handles.
 const ROWS: usize = 64;
@@ -48,7 +48,7 @@ pub fn info_nce(
     let layout = Layout { dim };
     let blocks = rows.div_ceil(ROWS);
     let tasks = scratch.floats(blocks * segments * layout.len());
-    tasks.par_chunks_mut(layout.len()).enumerate().for_each(|(i, task)| {
+    for_each_chunk(chunks_mut(tasks, layout.len()), |i, task| {
         let (block, part) = (i / segments, i % segments);
         let q = &q[block * ROWS * dim..((block + 1) * ROWS * dim).min(q.len())];
         let queue = &queue[part * segment * dim..((part + 1) * segment * dim).min(queue.len())];

@@ -2,7 +2,7 @@
 
 use super::exponential::sum_of_pairs;
 use crate::tile::vectorised;
-use rayon::prelude::*;
+use slimtau_parallel::{chunks, chunks_mut, for_each_chunk};
 
 /// The least norm that a row is divided by, as in PyTorch's `F.normalize`.
 const SMALLEST_NORM: f32 = 1e-12;
@@ -49,7 +49,9 @@ pub fn l2_normalize(dim: usize, x: &[f32], y: &mut [f32], norms: &mut [f32]) {
     assert!(dim > 0, "rows of no numbers");
     assert_eq!(x.len(), norms.len() * dim, "length of x");
     assert_eq!(x.len(), y.len(), "lengths of x and y");
-    y.par_chunks_mut(dim).zip(x.par_chunks(dim)).zip(norms).for_each(|((y, x), norm)| {
+    let rows = (chunks_mut(y, dim), chunks(x, dim), chunks_mut(norms, 1));
+    for_each_chunk(rows, |_, (y, x, norms)| {
+        let [norm] = norms else { unreachable!("one norm a row") };
         // In f64: the squares of tiny or huge numbers leave the range of f32.
         let squares: f64 = x.iter().map(|&v| f64::from(v) * f64::from(v)).sum();
         let length = squares.sqrt() as f32;
@@ -76,8 +78,9 @@ pub fn l2_normalize_backward(
     assert_eq!(y.len(), norms.len() * dim, "length of y");
     assert_eq!(y.len(), grad_y.len(), "lengths of y and grad_y");
     assert_eq!(y.len(), grad_x.len(), "lengths of y and grad_x");
-    let rows = y.par_chunks(dim).zip(grad_y.par_chunks(dim)).zip(norms);
-    grad_x.par_chunks_mut(dim).zip(rows).for_each(|(grad_x, ((y, grad_y), &norm))| {
+    let rows = (chunks_mut(grad_x, dim), chunks(y, dim), chunks(grad_y, dim));
+    for_each_chunk(rows, |row, (grad_x, y, grad_y)| {
+        let norm = norms[row];
         vectorised(
             #[inline(always)]
             || {

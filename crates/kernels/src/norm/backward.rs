@@ -3,7 +3,7 @@
 use super::{Norm, affine, whole_rows};
 use crate::Scratch;
 use crate::tile::{FLUSH, TILE, Tiling, doubles, flush, vectorised};
-use rayon::prelude::*;
+use slimtau_parallel::{chunks, chunks_mut, for_each_chunk};
 
 /// Where the ReLU's mask comes from.
 const NO_RELU: u8 = 0;
@@ -62,15 +62,11 @@ pub fn norm_backward(
 
     let len = Tiling::new(channels).chunk_len();
     let partials = doubles(scratch, 2 * channels * x.len().div_ceil(len));
-    partials
-        .par_chunks_mut(2 * channels)
-        .zip(x.par_chunks_mut(len))
-        .zip(grad.par_chunks_mut(len))
-        .enumerate()
-        .for_each(|(i, ((partial, x), grad))| {
-            let output = output.map_or(&[][..], |o| &o[i * len..i * len + x.len()]);
-            reduce(norm, x, output, grad, partial);
-        });
+    let parts = (chunks_mut(partials, 2 * channels), chunks_mut(x, len), chunks_mut(grad, len));
+    for_each_chunk(parts, |i, (partial, x, grad)| {
+        let output = output.map_or(&[][..], |o| &o[i * len..i * len + x.len()]);
+        reduce(norm, x, output, grad, partial);
+    });
     let (total, others) = partials.split_at_mut(2 * channels);
     for partial in others.chunks(2 * channels) {
         for (t, p) in total.iter_mut().zip(partial) {
@@ -94,9 +90,9 @@ pub fn norm_backward(
             sum[c] /= rows as f64;
             product[c] *= inverse * inverse / rows as f64;
         }
-        x.par_chunks_mut(len)
-            .zip(grad.par_chunks(len))
-            .for_each(|(x, grad)| apply(norm, sum, product, x, grad));
+        for_each_chunk((chunks_mut(x, len), chunks(grad, len)), |_, (x, grad)| {
+            apply(norm, sum, product, x, grad);
+        });
     }
 }
 

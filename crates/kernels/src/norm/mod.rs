@@ -5,11 +5,11 @@ mod backward;
 mod statistics;
 
 pub use backward::norm_backward;
+use slimtau_parallel::{chunks, chunks_mut, for_each_chunk};
 pub(crate) use statistics::merge_moments;
 pub use statistics::{batch_statistics, update_running};
 
 use crate::tile::{Columns, Tiling, vectorised};
-use rayon::prelude::*;
 
 /// Added to the variance before its square root, as in PyTorch.
 pub const EPSILON: f32 = 1e-5;
@@ -82,20 +82,20 @@ pub fn norm_forward(norm: &Norm<'_>, x: &[f32], residual: Option<&[f32]>, y: &mu
     assert_eq!(x.len(), y.len(), "lengths of x and y");
     let tiling = Tiling::new(norm.channels);
     let len = tiling.chunk_len();
-    let chunks = y.par_chunks_mut(len).zip(x.par_chunks(len));
-    match residual {
-        None if norm.relu => chunks.for_each(|(y, x)| forward::<true, false>(norm, x, &[], y)),
-        None => chunks.for_each(|(y, x)| forward::<false, false>(norm, x, &[], y)),
-        Some(residual) => {
-            assert_eq!(x.len(), residual.len(), "lengths of x and the residual");
-            let chunks = chunks.zip(residual.par_chunks(len));
-            if norm.relu {
-                chunks.for_each(|((y, x), r)| forward::<true, true>(norm, x, r, y));
-            } else {
-                chunks.for_each(|((y, x), r)| forward::<false, true>(norm, x, r, y));
-            }
-        }
+    if let Some(residual) = residual {
+        assert_eq!(x.len(), residual.len(), "lengths of x and the residual");
     }
+    let forward = match (norm.relu, residual.is_some()) {
+        (true, false) => forward::<true, false>,
+        (false, false) => forward::<false, false>,
+        (true, true) => forward::<true, true>,
+        (false, true) => forward::<false, true>,
+    };
+    // Without a residual, `x` takes its place and is not read.
+    let residual = residual.unwrap_or(x);
+    for_each_chunk((chunks_mut(y, len), chunks(x, len), chunks(residual, len)), |_, (y, x, r)| {
+        forward(norm, x, r, y);
+    });
 }
 
 /// One chunk of the forward pass.

@@ -3,7 +3,7 @@
 use super::whole_rows;
 use crate::Scratch;
 use crate::tile::{FLUSH, TILE, Tiling, doubles, flush, vectorised};
-use rayon::prelude::*;
+use slimtau_parallel::{chunks, chunks_mut, for_each_chunk};
 
 /// Wide rows whose mean becomes the shift of a chunk.
 const SHIFT_ROWS: usize = 4;
@@ -31,10 +31,9 @@ pub fn batch_statistics(
     assert_eq!(var.len(), channels, "length of var");
     let len = Tiling::new(channels).chunk_len();
     let partials = doubles(scratch, 2 * channels * x.len().div_ceil(len));
-    partials
-        .par_chunks_mut(2 * channels)
-        .zip(x.par_chunks(len))
-        .for_each(|(moments, x)| chunk_moments(channels, x, moments));
+    for_each_chunk((chunks_mut(partials, 2 * channels), chunks(x, len)), |_, (moments, x)| {
+        chunk_moments(channels, x, moments);
+    });
 
     merge_moments(partials, x.chunks(len).map(|x| x.len() / channels), mean, var);
 }

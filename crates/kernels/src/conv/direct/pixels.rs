@@ -104,11 +104,9 @@ fn run(
 
     let operands = Operands { plan, strip, panels, from, offsets, weights };
     let to = SharedMut::new(to);
-    let ahead = rayon::current_num_threads();
     for_each_task(blocks.count(), lanes, lane, |task, lane| {
         let block = blocks.get(task);
-        // While the threads keep step, this is the block that this one will take next.
-        let next = (task + ahead < blocks.count()).then(|| blocks.get(task + ahead));
+        let next = (task + 1 < blocks.count()).then(|| blocks.get(task + 1));
         let mut fetch = operands.ahead(&block, next, to);
         let (padded, products) = lane.split_at_mut(strip_len);
         // SAFETY: the destinations of a block are this task's, and the lane has room for the

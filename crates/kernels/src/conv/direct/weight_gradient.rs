@@ -90,7 +90,6 @@ fn by_pixels(plan: &Plan<'_>, grad_weight: &mut [f32], scratch: &mut Scratch) {
     let taps = &*taps;
 
     let writer = SharedMut::new(sums_of);
-    let ahead = rayon::current_num_threads();
     for_each_task(copies, lanes, lane, |copy, lane| {
         let (padded, rest) = lane.split_at_mut(strip_len);
         let (list, b) = rest.split_at_mut(list_len);
@@ -107,13 +106,8 @@ fn by_pixels(plan: &Plan<'_>, grad_weight: &mut [f32], scratch: &mut Scratch) {
                 // SAFETY: as above.
                 unsafe { isa.run(plan.panel(at, plan.rows(&block), to)) };
             }
-            // While the threads keep step, this thread's next task is that of `then`.
-            let then = copy + ahead;
-            let next = if i + 1 < range.end {
-                Some(blocks.get(i + 1))
-            } else {
-                (then < copies).then(|| blocks.get(part(blocks.count(), 1, copies, then).start))
-            };
+            // The next copy starts where this one ends.
+            let next = (i + 1 < blocks.count()).then(|| blocks.get(i + 1));
             let steps = panels.count() * depth.div_ceil(8) * pixels.div_ceil(CHUNK);
             let mut fetch = plan.ahead(next, steps);
             for (first, units) in panels.iter() {

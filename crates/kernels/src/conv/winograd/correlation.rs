@@ -107,8 +107,6 @@ fn by_tiles(
     // same lines at a time: groups meet within a line where channels are no multiple of 16.
     let lists = Lists { count: groups.count(), len: blocks };
     let block_of = |group: usize, i: usize| (i + group * blocks / groups.count()) % blocks;
-    // While they keep step, this many threads share a list.
-    let together = (rayon::current_num_threads() / groups.count()).max(1);
     for_each_in_lists(lists, lanes, lane, None, |group, task, held, lane| {
         let (u, lane) = lane.split_at_mut(u_len);
         let at = block_of(group, task);
@@ -142,7 +140,7 @@ fn by_tiles(
             to: v.as_mut_ptr(),
             layout: v_layout,
         });
-        let next = task + together;
+        let next = task + 1;
         let next = (next < blocks).then(|| grid.block(block_of(group, next)));
         let width = columns.end.min(filters.columns) - columns.start;
         let mut fetch = ahead::spread(

@@ -84,7 +84,8 @@ fn by_tiles(maps: Maps<'_>, grad_weight: &mut [f32], scratch: &mut Scratch) {
         let blocks = part(grid.blocks(), 1, copies, copy);
         for i in blocks.clone() {
             let block = grid.block(i);
-            let next = (i + 1 < blocks.end).then(|| grid.block(i + 1));
+            // The next copy starts where this one ends.
+            let next = (i + 1 < grid.blocks()).then(|| grid.block(i + 1));
             let mut fetch = ahead::spread(
                 ahead::stream(next, maps.input.as_ptr(), shape.in_channels, shape.in_channels),
                 ahead::stream(
