@@ -9,6 +9,8 @@ struct Line([f32; 16]);
 #[derive(Default)]
 pub struct Scratch {
     lines: Vec<Line>,
+    /// What a kernel keeps while the kernels that it calls use the rest.
+    kept: Option<Box<Scratch>>,
 }
 
 impl Scratch {
@@ -49,8 +51,17 @@ impl Scratch {
         (all, lanes)
     }
 
+    /// Runs `body` with another buffer beside this one.
+    pub(crate) fn with_kept<R>(&mut self, body: impl FnOnce(&mut Scratch, &mut Scratch) -> R) -> R {
+        let mut kept = self.kept.take().unwrap_or_default();
+        let result = body(self, &mut kept);
+        self.kept = Some(kept);
+        result
+    }
+
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        self.lines.capacity() * size_of::<Line>()
+        let kept = self.kept.as_ref().map_or(0, |kept| kept.bytes());
+        self.lines.capacity() * size_of::<Line>() + kept
     }
 }

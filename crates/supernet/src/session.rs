@@ -224,25 +224,19 @@ impl<B: Backend> Session<B> {
                 } else {
                     (None, &mut *grad_inner)
                 };
-                ctx.norm(conv, &mut tape_block.convs[i], true, output, g)?;
-                let grad_y = tape_block.convs[i].output.view();
+                let x = if i > 0 { tape_block.hidden[i - 1].view() } else { input };
+                ctx.norm_weight(conv, &mut tape_block.convs[i], true, output, g, x)?;
                 if i > 0 {
-                    let x = tape_block.hidden[i - 1].view();
-                    ctx.weight(conv, x, grad_y)?;
                     grad_inner.reserve(B::map_len(x))?;
-                    ctx.input(conv, grad_y, grad_inner, false)?;
-                } else {
-                    ctx.weight(conv, input, grad_y)?;
+                    ctx.input(conv, tape_block.convs[i].output.view(), grad_inner, false)?;
                 }
             }
             let to_input = match &block.projection {
                 None => &mut *grad,
                 Some(conv) => {
-                    ctx.norm(conv, &mut tape_block.projection, false, None, grad)?;
-                    let grad_y = tape_block.projection.output.view();
-                    ctx.weight(conv, input, grad_y)?;
+                    ctx.norm_weight(conv, &mut tape_block.projection, false, None, grad, input)?;
                     grad_shortcut.reserve(B::map_len(input))?;
-                    ctx.input(conv, grad_y, grad_shortcut, false)?;
+                    ctx.input(conv, tape_block.projection.output.view(), grad_shortcut, false)?;
                     std::mem::swap(grad, grad_shortcut);
                     &mut *grad
                 }
@@ -255,8 +249,7 @@ impl<B: Backend> Session<B> {
             ctx.backend.max_pool_backward(plan, batch, &tape.places, grad, grad_inner)?;
             std::mem::swap(grad, grad_inner);
         }
-        ctx.norm(&plan.stem, &mut tape.stem, true, None, grad)?;
-        ctx.weight(&plan.stem, images, tape.stem.output.view())
+        ctx.norm_weight(&plan.stem, &mut tape.stem, true, None, grad, images)
     }
 
     /// Eval-mode logits [N, classes]: running statistics, folded into the convolutions.
@@ -374,27 +367,21 @@ struct Backward<'a, B: Backend> {
 }
 
 impl<B: Backend> Backward<'_, B> {
-    /// Turns `tape.output` into its own gradient and `grad` into that of the residual.
-    fn norm(
+    /// Turns `tape.output` into its own gradient and `grad` into that of the residual, and adds the gradient
+    /// of the convolution's weight; `input` is what it read.
+    fn norm_weight(
         &mut self,
         conv: &PlannedConv,
         tape: &mut ConvTape<B>,
         relu: bool,
         output: Option<&B::Map>,
         grad: &mut B::Map,
+        input: MapView<'_, B>,
     ) -> Result<(), SupernetError> {
+        let Self { backend, params, batch, batch_statistics, grads } = self;
         let ConvTape { output: x, mean, var } = tape;
-        let norm = NormOf { conv, params: self.params, mean, var, relu };
-        self.backend.norm_backward(norm, self.batch_statistics, x, output, grad, self.grads)
-    }
-
-    fn weight(
-        &mut self,
-        conv: &PlannedConv,
-        x: MapView<'_, B>,
-        grad_y: MapView<'_, B>,
-    ) -> Result<(), SupernetError> {
-        self.backend.conv_backward_weight(conv, self.batch, x, grad_y, self.grads)
+        let norm = NormOf { conv, params: *params, mean, var, relu };
+        backend.norm_conv_backward(norm, *batch_statistics, *batch, x, output, grad, input, grads)
     }
 
     fn input(

@@ -13,8 +13,10 @@
 //! The functions run on the ambient rayon pool, allocate nothing once the [`Scratch`] has grown, and
 //! give the same bits on any number of threads.
 
+mod columns;
 mod direct;
 mod epilogue;
+mod fused;
 mod indirect;
 mod moments;
 mod parallel;
@@ -27,6 +29,7 @@ mod tests;
 mod winograd;
 
 pub use epilogue::Epilogue;
+pub use fused::{NormGradient, norm_conv_backward_weight, norm_conv_backward_weight_on};
 pub use shape::ConvShape;
 pub use simd::Isa;
 

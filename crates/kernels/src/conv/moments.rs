@@ -1,6 +1,7 @@
 //! Mean and squared deviations of some pixels' channels, while the pixels are in the cache.
 
-use super::simd::{Access, First, Job, LANES, Simd, Vector, Whole};
+use super::columns::Columns;
+use super::simd::{Access, Vector};
 
 /// Pixels whose mean becomes the shift of the others. The sums are of `x - shift`, which keeps what the
 /// formula subtracts within a small factor of what remains, as in
@@ -19,26 +20,11 @@ pub(super) struct Moments {
     pub moments: *mut f64,
 }
 
-impl Job for Moments {
-    #[inline(always)]
-    unsafe fn run<S: Simd>(self) {
-        let mut c = 0;
-        // SAFETY: a whole vector of channels is left, or `channels - c`.
-        unsafe {
-            while c + S::Wide::LANES <= self.channels {
-                self.vector::<S::Wide>(c, S::Wide::LANES, Whole);
-                c += S::Wide::LANES;
-            }
-            while c < self.channels {
-                let lanes = LANES.min(self.channels - c);
-                self.vector::<S::Narrow>(c, lanes, First(lanes));
-                c += LANES;
-            }
-        }
+impl Columns for Moments {
+    fn channels(&self) -> usize {
+        self.channels
     }
-}
 
-impl Moments {
     #[inline(always)]
     unsafe fn vector<V: Vector>(&self, channel: usize, lanes: usize, access: impl Access) {
         // SAFETY: passed on to the caller; the rows exist, and so do these channels' moments. The

@@ -128,23 +128,35 @@ impl Stream {
 /// deep in a register tile.
 pub(super) struct Fetch {
     read: Stream,
+    also: Stream,
     other: Stream,
     /// Whether `other` will be overwritten.
     write: bool,
     read_lines: usize,
+    also_lines: usize,
     other_lines: usize,
+    steps: usize,
 }
 
 impl Fetch {
     /// Both streams in about `steps` steps.
     pub(super) fn new(read: Stream, other: Stream, write: bool, steps: usize) -> Self {
-        let lines = |stream: Stream| stream.left.div_ceil(steps.max(1));
-        Self { read, other, write, read_lines: lines(read), other_lines: lines(other) }
+        let steps = steps.max(1);
+        let lines = |stream: Stream| stream.left.div_ceil(steps);
+        let (read_lines, other_lines) = (lines(read), lines(other));
+        let also = Stream::none();
+        Self { read, also, other, write, read_lines, also_lines: 0, other_lines, steps }
+    }
+
+    /// One more to read.
+    pub(super) fn also(self, also: Stream) -> Self {
+        Self { also, also_lines: also.left.div_ceil(self.steps), ..self }
     }
 
     #[inline(always)]
     pub(super) fn step<S: Simd>(&mut self) {
         self.read.advance(self.read_lines, S::prefetch);
+        self.also.advance(self.also_lines, S::prefetch);
         if self.write {
             self.other.advance(self.other_lines, S::prefetch_to_write);
         } else {

@@ -38,26 +38,50 @@ pub fn norm_backward(
     scratch: &mut Scratch,
 ) {
     let _span = tracing::trace_span!("norm_backward").entered();
+    let output = output.filter(|_| norm.relu);
+    let frozen = !batch_statistics;
+    let means = sums(norm, frozen, x, output, grad, grad_gamma, grad_beta, scratch);
+    if batch_statistics && !x.is_empty() {
+        input_gradient(norm, output.is_some(), means, x, grad);
+    }
+}
+
+/// The first pass: what a batch norm's gradients sum up over all rows. Adds to `grad_gamma` and
+/// `grad_beta`, masks `grad` where the mask comes from the output, and returns for every channel the mean of `g`, and then
+/// for every channel the mean of `g (x - mean)` over the variance. With `frozen` statistics `x`
+/// becomes its gradient at once.
+///
+/// # Panics
+/// When a length is wrong.
+pub(crate) fn sums<'s>(
+    norm: &Norm<'_>,
+    frozen: bool,
+    x: &mut [f32],
+    output: Option<&[f32]>,
+    grad: &mut [f32],
+    grad_gamma: &mut [f32],
+    grad_beta: &mut [f32],
+    scratch: &'s mut Scratch,
+) -> &'s [f64] {
     norm.check();
     let channels = norm.channels;
     let rows = whole_rows(channels, x.len());
     assert_eq!(x.len(), grad.len(), "lengths of x and grad");
     assert_eq!(grad_gamma.len(), channels, "length of grad_gamma");
     assert_eq!(grad_beta.len(), channels, "length of grad_beta");
-    let output = output.filter(|_| norm.relu);
     if let Some(output) = output {
         assert_eq!(x.len(), output.len(), "lengths of x and the output");
     }
-    let reduce = match (norm.relu, output, batch_statistics) {
-        (false, _, true) => sums::<NO_RELU, false>,
-        (false, _, false) => sums::<NO_RELU, true>,
-        (true, None, true) => sums::<FROM_INPUT, false>,
-        (true, None, false) => sums::<FROM_INPUT, true>,
-        (true, Some(_), true) => sums::<FROM_OUTPUT, false>,
-        (true, Some(_), false) => sums::<FROM_OUTPUT, true>,
+    let reduce = match (norm.relu, output, frozen) {
+        (false, _, false) => chunk_sums::<NO_RELU, false>,
+        (false, _, true) => chunk_sums::<NO_RELU, true>,
+        (true, None, false) => chunk_sums::<FROM_INPUT, false>,
+        (true, None, true) => chunk_sums::<FROM_INPUT, true>,
+        (true, Some(_), false) => chunk_sums::<FROM_OUTPUT, false>,
+        (true, Some(_), true) => chunk_sums::<FROM_OUTPUT, true>,
     };
     if rows == 0 {
-        return;
+        return &[];
     }
 
     let len = Tiling::new(channels).chunk_len();
@@ -75,30 +99,33 @@ pub fn norm_backward(
     }
     let (sum, product) = total.split_at_mut(channels);
     for c in 0..channels {
+        let inverse = f64::from(norm.inverse_deviation(c));
         grad_beta[c] += sum[c] as f32;
-        grad_gamma[c] += (product[c] * f64::from(norm.inverse_deviation(c))) as f32;
+        grad_gamma[c] += (product[c] * inverse) as f32;
+        sum[c] /= rows as f64;
+        product[c] *= inverse * inverse / rows as f64;
     }
+    total
+}
 
-    if batch_statistics {
-        let apply = match (norm.relu, output) {
-            (true, None) => input_gradient::<true>,
-            // With an output, the masked gradient is already in `grad`.
-            _ => input_gradient::<false>,
-        };
-        for c in 0..channels {
-            let inverse = f64::from(norm.inverse_deviation(c));
-            sum[c] /= rows as f64;
-            product[c] *= inverse * inverse / rows as f64;
-        }
-        for_each_chunk((chunks_mut(x, len), chunks(grad, len)), |_, (x, grad)| {
-            apply(norm, sum, product, x, grad);
-        });
-    }
+/// The second pass, given what the first returned: `x` becomes its gradient. `masked` says that `grad` is
+/// masked already.
+fn input_gradient(norm: &Norm<'_>, masked: bool, means: &[f64], x: &mut [f32], grad: &[f32]) {
+    let apply = if norm.relu && !masked {
+        chunk_input_gradient::<true>
+    } else {
+        chunk_input_gradient::<false>
+    };
+    let (sum, product) = means.split_at(norm.channels);
+    let len = Tiling::new(norm.channels).chunk_len();
+    for_each_chunk((chunks_mut(x, len), chunks(grad, len)), |_, (x, grad)| {
+        apply(norm, sum, product, x, grad);
+    });
 }
 
 /// Sums of `g` and of `g (x - mean)` over one chunk, into `partial[..channels]` and
 /// `partial[channels..]`. With frozen statistics `x` becomes its gradient in the same pass.
-fn sums<const MASK: u8, const FROZEN: bool>(
+fn chunk_sums<const MASK: u8, const FROZEN: bool>(
     norm: &Norm<'_>,
     x: &mut [f32],
     output: &[f32],
@@ -156,7 +183,7 @@ fn sums<const MASK: u8, const FROZEN: bool>(
 
 /// `x = scale * (g - sum - (x - mean) * product)` on one chunk, where `sum` is the mean of `g` and
 /// `product` that of `g (x - mean)` over the variance. `MASK`: take the ReLU's mask from `x`.
-fn input_gradient<const MASK: bool>(
+fn chunk_input_gradient<const MASK: bool>(
     norm: &Norm<'_>,
     sum: &[f64],
     product: &[f64],

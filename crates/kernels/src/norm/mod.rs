@@ -5,6 +5,7 @@ mod backward;
 mod statistics;
 
 pub use backward::norm_backward;
+pub(crate) use backward::sums;
 use slimtau_parallel::{chunks, chunks_mut, for_each_chunk};
 pub(crate) use statistics::merge_moments;
 pub use statistics::{batch_statistics, update_running};
@@ -51,7 +52,7 @@ impl Norm<'_> {
 
     /// `gamma / sqrt(var + eps)` of channel `c`.
     #[inline(always)]
-    fn scale(&self, c: usize) -> f32 {
+    pub(crate) fn scale(&self, c: usize) -> f32 {
         self.gamma[c] * self.inverse_deviation(c)
     }
 }

@@ -7,7 +7,8 @@ use crate::session::{linear_shape, pool_shape};
 use crate::tape::Buffer;
 use slimtau_kernels::Scratch;
 use slimtau_kernels::conv::{
-    Epilogue, conv_backward_input, conv_backward_weight, conv_forward, conv_forward_statistics,
+    Epilogue, NormGradient, conv_backward_input, conv_backward_weight, conv_forward,
+    conv_forward_statistics, norm_conv_backward_weight,
 };
 use slimtau_kernels::linear::{linear_backward, linear_forward};
 use slimtau_kernels::norm::{Norm, fold, norm_backward, norm_forward, update_running};
@@ -192,6 +193,33 @@ impl Backend for Cpu {
             grad_beta,
             &mut self.scratch,
         );
+        Ok(())
+    }
+
+    fn norm_conv_backward(
+        &mut self,
+        norm: NormOf<'_, Self>,
+        batch_statistics: bool,
+        batch: usize,
+        x: &mut Buffer,
+        output: Option<&Buffer>,
+        grad: &mut Buffer,
+        input: &[f32],
+        grads: &mut [f32],
+    ) -> Result<(), SupernetError> {
+        let conv = norm.conv;
+        if !batch_statistics {
+            self.norm_backward(norm, false, x, output, grad, grads)?;
+            return self.conv_backward_weight(conv, batch, input, x.get(), grads);
+        }
+        let slot = &conv.slot;
+        let ranges = [conv.vector(&slot.gamma), conv.vector(&slot.beta), slot.weight.clone()];
+        let [grad_gamma, grad_beta, grad_weight] =
+            grads.get_disjoint_mut(ranges).expect("tensors do not overlap");
+        let (x, output, grad) = (x.get_mut(), output.map(Buffer::get), grad.get_mut());
+        let of = NormGradient { norm: slices(norm), x, output, grad, grad_gamma, grad_beta };
+        let (shape, scratch) = (conv.shape(batch), &mut self.scratch);
+        norm_conv_backward_weight(of, &shape, input, grad_weight, scratch);
         Ok(())
     }
 

@@ -219,6 +219,24 @@ pub trait Backend: Sized {
         grads: &mut Self::Grads,
     ) -> Result<(), SupernetError>;
 
+    /// [`Backend::norm_backward`], and then [`Backend::conv_backward_weight`] of the convolution before the norm,
+    /// which read `input`.
+    fn norm_conv_backward(
+        &mut self,
+        norm: NormOf<'_, Self>,
+        batch_statistics: bool,
+        batch: usize,
+        x: &mut Self::Map,
+        output: Option<&Self::Map>,
+        grad: &mut Self::Map,
+        input: MapView<'_, Self>,
+        grads: &mut Self::Grads,
+    ) -> Result<(), SupernetError> {
+        let conv = norm.conv;
+        self.norm_backward(norm, batch_statistics, x, output, grad, grads)?;
+        self.conv_backward_weight(conv, batch, input, x.view(), grads)
+    }
+
     /// A norm with running statistics as factors and terms.
     fn fold(
         &mut self,

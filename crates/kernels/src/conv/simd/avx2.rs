@@ -73,6 +73,14 @@ impl Vector for Ymm {
         Self(unsafe { _mm256_max_ps(self.0, other.0) })
     }
     #[inline(always)]
+    fn gate(self, mask: Self) -> Self {
+        // SAFETY: the value proves AVX2.
+        Self(unsafe {
+            let open = _mm256_cmp_ps::<_CMP_NLE_UQ>(mask.0, _mm256_setzero_ps());
+            _mm256_and_ps(self.0, open)
+        })
+    }
+    #[inline(always)]
     fn mul_add(self, factor: Self, term: Self) -> Self {
         // SAFETY: the value proves FMA.
         Self(unsafe { _mm256_fmadd_ps(self.0, factor.0, term.0) })

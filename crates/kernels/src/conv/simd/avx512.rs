@@ -65,6 +65,14 @@ impl Vector for Zmm {
         Self(unsafe { _mm512_max_ps(self.0, other.0) })
     }
     #[inline(always)]
+    fn gate(self, mask: Self) -> Self {
+        // SAFETY: the value proves AVX-512F.
+        Self(unsafe {
+            let open = _mm512_cmp_ps_mask::<_CMP_NLE_UQ>(mask.0, _mm512_setzero_ps());
+            _mm512_maskz_mov_ps(open, self.0)
+        })
+    }
+    #[inline(always)]
     fn mul_add(self, factor: Self, term: Self) -> Self {
         // SAFETY: the value proves AVX-512F.
         Self(unsafe { _mm512_fmadd_ps(self.0, factor.0, term.0) })

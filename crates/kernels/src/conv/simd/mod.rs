@@ -57,6 +57,8 @@ pub(super) trait Vector: Copy {
     fn sub(self, other: Self) -> Self;
     fn mul(self, other: Self) -> Self;
     fn max(self, other: Self) -> Self;
+    /// 0 where `mask <= 0`, and `self` elsewhere, also where the mask is no number.
+    fn gate(self, mask: Self) -> Self;
     /// `self * factor + term`.
     fn mul_add(self, factor: Self, term: Self) -> Self;
     /// `term - self * factor`.

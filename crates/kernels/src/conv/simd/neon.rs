@@ -86,6 +86,14 @@ impl Vector for Pair {
         self.zip(other, |a, b| unsafe { vmaxq_f32(a, b) })
     }
     #[inline(always)]
+    fn gate(self, mask: Self) -> Self {
+        // SAFETY: the value proves NEON.
+        self.zip(mask, |a, m| unsafe {
+            let shut = vcleq_f32(m, vdupq_n_f32(0.0));
+            vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(a), shut))
+        })
+    }
+    #[inline(always)]
     fn mul_add(self, factor: Self, term: Self) -> Self {
         // SAFETY: the value proves NEON.
         unsafe { Self(vfmaq_f32(term.0, self.0, factor.0), vfmaq_f32(term.1, self.1, factor.1)) }

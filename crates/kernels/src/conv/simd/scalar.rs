@@ -69,6 +69,10 @@ impl Vector for Lanes {
         self.zip(other, |a, b| if a > b { a } else { b })
     }
     #[inline(never)]
+    fn gate(self, mask: Self) -> Self {
+        self.zip(mask, |a, m| if m <= 0.0 { 0.0 } else { a })
+    }
+    #[inline(never)]
     fn mul_add(self, factor: Self, term: Self) -> Self {
         self.mul(factor).add(term)
     }

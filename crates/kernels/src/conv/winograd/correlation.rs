@@ -9,6 +9,7 @@ use super::output::OutputTiles;
 use super::points::POINTS;
 use super::{ALL_POINTS, padded};
 use crate::Scratch;
+use crate::conv::columns::ByColumns;
 use crate::conv::epilogue::Finish;
 use crate::conv::moments::Moments;
 use crate::conv::parallel::{
@@ -41,6 +42,9 @@ const FILTER_FLOATS: usize = 700 << 10;
 const GROUP_FLOATS: usize = 310 << 10;
 /// Depth of a piece of `U` when it is not.
 const DEPTH: usize = 64;
+/// Most tiles of a block then: their products with a panel, and a piece of `V`, stay in a core's own
+/// cache. Each block transforms all filters.
+const SHARED_TILES: usize = 96;
 
 /// `output = finish(input * filters)`, both maps dense, and if wanted the output's statistics.
 pub(in crate::conv) fn correlate(
@@ -191,7 +195,7 @@ fn by_tiles(
                 moments: shared.at(moments * at),
             };
             // SAFETY: these pixels, with all their channels, are this task's, and so are its moments.
-            unsafe { isa.run(moments) };
+            unsafe { isa.run(ByColumns(moments)) };
         }
     });
     match statistics {
@@ -216,7 +220,7 @@ fn by_panels(
     finish: Finish,
     scratch: &mut Scratch,
 ) {
-    let grid = Grid::new(map.batch, map.height, map.width, 128);
+    let grid = Grid::new(map.batch, map.height, map.width, SHARED_TILES);
     let tiles = grid.largest();
     // One panel a task: the products of all tiles stay in a core's cache. Narrower ones would spread
     // more evenly, but each of them reads all of `V`.

@@ -25,7 +25,7 @@ mod weight_gradient;
 
 pub(super) use correlation::{Map, Statistics, correlate};
 pub(super) use filter::Filters;
-pub(super) use weight_gradient::weight_gradient;
+pub(super) use weight_gradient::{takes_norm, weight_gradient, weight_gradient_after_norm};
 
 /// Points of a tile.
 const ALL_POINTS: usize = points::POINTS * points::POINTS;

@@ -12,6 +12,7 @@ use super::output::FilterGradient;
 use super::points::POINTS;
 use crate::Scratch;
 use crate::conv::ConvShape;
+use crate::conv::columns::{ByColumns, InputGradient};
 use crate::conv::parallel::{SharedMut, Shares, for_each_task, lane_len, part};
 use crate::conv::product::{CHUNK, Fetch, Panels, Product, Stream, multiply};
 use crate::conv::simd::{Isa, Job, LANES, Simd};
@@ -40,32 +41,75 @@ pub(in crate::conv) fn weight_gradient(
     grad_weight: &mut [f32],
     scratch: &mut Scratch,
 ) {
-    let maps = Maps { isa, shape, input, grad_output };
-    let columns = shape.out_channels.next_multiple_of(LANES);
-    if ALL_POINTS * shape.in_channels * columns <= OWN_FLOATS {
-        by_tiles(maps, grad_weight, scratch);
+    let maps = Maps { isa, shape, input, grad_output: grad_output.as_ptr() };
+    if has_few_channels(shape) {
+        by_tiles(maps, None, grad_weight, scratch);
     } else {
         by_blocks(maps, grad_weight, scratch);
     }
 }
 
+/// The same for the gradient that `gradient` makes of its `x`, where [`takes_norm`] says that it can.
+pub(in crate::conv) fn weight_gradient_after_norm(
+    isa: Isa,
+    shape: &ConvShape,
+    input: &[f32],
+    gradient: InputGradient,
+    grad_weight: &mut [f32],
+    scratch: &mut Scratch,
+) {
+    let maps = Maps { isa, shape, input, grad_output: gradient.x };
+    by_tiles(maps, Some(gradient), grad_weight, scratch);
+}
+
+/// Whether one task alone transforms each block of the output's gradient, which could then be made
+/// there.
+pub(in crate::conv) fn takes_norm(shape: &ConvShape) -> bool {
+    has_few_channels(shape) && Copies::new(shape).pieces == 1
+}
+
+fn has_few_channels(shape: &ConvShape) -> bool {
+    let columns = shape.out_channels.next_multiple_of(LANES);
+    ALL_POINTS * shape.in_channels * columns <= OWN_FLOATS
+}
+
+/// How the tiles of a shape with few channels are shared out.
+struct Copies {
+    grid: Grid,
+    /// Copies of `dU`, each of which sums a range of the grid's blocks.
+    count: usize,
+    /// Where there are more threads than copies, threads share a copy's rows out among them; the sums are the
+    /// same in any case.
+    pieces: usize,
+}
+
+impl Copies {
+    fn new(shape: &ConvShape) -> Self {
+        let floats = |channels: usize| ALL_POINTS * channels.next_multiple_of(CHUNK);
+        let per_tile = floats(shape.in_channels) + floats(shape.out_channels);
+        let target = (LANE_FLOATS / per_tile).clamp(24, 64);
+        let grid = Grid::new(shape.batch, shape.height, shape.width, target);
+        // Powers of two spread evenly over threads.
+        let count = (grid.blocks() * grid.largest() / COPY_TILES)
+            .clamp(1, COPIES)
+            .next_power_of_two()
+            .min(grid.blocks());
+        let threads = rayon::current_num_threads();
+        let pieces = threads.div_ceil(count).min(shape.in_channels.div_ceil(CHUNK));
+        Self { grid, count, pieces }
+    }
+}
+
 /// Few channels: a task takes a range of tiles, and sums its own copy of `dU`.
-fn by_tiles(maps: Maps<'_>, grad_weight: &mut [f32], scratch: &mut Scratch) {
+fn by_tiles(
+    maps: Maps<'_>,
+    norm: Option<InputGradient>,
+    grad_weight: &mut [f32],
+    scratch: &mut Scratch,
+) {
     let Maps { isa, shape, .. } = maps;
     let panels = isa.panels(shape.out_channels);
-    let floats = |channels: usize| ALL_POINTS * channels.next_multiple_of(CHUNK);
-    let per_tile = floats(shape.in_channels) + floats(shape.out_channels);
-    let grid = maps.grid((LANE_FLOATS / per_tile).clamp(24, 64));
-    // Powers of two spread evenly over threads.
-    let copies = (grid.blocks() * grid.largest() / COPY_TILES)
-        .clamp(1, COPIES)
-        .next_power_of_two()
-        .min(grid.blocks());
-
-    // Where there are more threads than copies, threads share a copy's rows out among them; the sums
-    // are the same in any case.
-    let pieces =
-        rayon::current_num_threads().div_ceil(copies).min(shape.in_channels.div_ceil(CHUNK));
+    let Copies { grid, count: copies, pieces } = Copies::new(shape);
 
     // The sums run over tiles, so a channel's tiles had better be neighbours, and so had the rows of
     // `dU` at a point, which every block reads and writes: in order, on few pages, on whole lines.
@@ -88,17 +132,16 @@ fn by_tiles(maps: Maps<'_>, grad_weight: &mut [f32], scratch: &mut Scratch) {
             let next = (i + 1 < grid.blocks()).then(|| grid.block(i + 1));
             let mut fetch = ahead::spread(
                 ahead::stream(next, maps.input.as_ptr(), shape.in_channels, shape.in_channels),
-                ahead::stream(
-                    next,
-                    maps.grad_output.as_ptr(),
-                    shape.out_channels,
-                    shape.out_channels,
-                ),
+                ahead::stream(next, maps.grad_output, shape.out_channels, shape.out_channels),
                 false,
                 panels.count(),
                 channels.len(),
                 block.len(),
             );
+            if let Some(norm) = norm {
+                let (out, grad) = (shape.out_channels, norm.grad);
+                fetch = fetch.also(ahead::stream(next, grad, out, out));
+            }
             let products = BlockProducts {
                 block: &block,
                 fetch: &mut fetch,
@@ -115,8 +158,11 @@ fn by_tiles(maps: Maps<'_>, grad_weight: &mut [f32], scratch: &mut Scratch) {
             let tiles = 0..block.len();
             let columns = 0..shape.out_channels;
             // SAFETY: `V` and `Z` have room for the largest block, and these rows of this copy of
-            // `dU` are this task's only.
+            // `dU` are this task's only, as are the block's pixels if it has them all.
             unsafe {
+                if let Some(norm) = norm {
+                    isa.run(ByColumns(norm.part(block.pixels())));
+                }
                 isa.run(maps.input(
                     &block,
                     tiles.clone(),
@@ -257,8 +303,15 @@ struct Maps<'a> {
     isa: Isa,
     shape: &'a ConvShape,
     input: &'a [f32],
-    grad_output: &'a [f32],
+    /// Of the output's size.
+    grad_output: *const f32,
 }
+
+// SAFETY: the gradient is a slice that outlives the call. It is only read, but for a block's pixels by the
+// one task that has the block.
+unsafe impl Send for Maps<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for Maps<'_> {}
 
 impl<'a> Maps<'a> {
     fn grid(&self, target: usize) -> Grid {
@@ -289,7 +342,7 @@ impl<'a> Maps<'a> {
     ) -> GradientTiles<'a> {
         let map =
             Map { batch: self.shape.batch, height: self.shape.height, width: self.shape.width };
-        let (from, pixel) = (self.grad_output.as_ptr(), self.shape.out_channels);
+        let (from, pixel) = (self.grad_output, self.shape.out_channels);
         GradientTiles(Tiles { block, range, from, map, pixel, channels, to, layout })
     }
 }

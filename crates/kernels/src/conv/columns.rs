@@ -1,0 +1,105 @@
+//! Element-wise work on the pixels of a block while they are in a core's cache, a vector of channels
+//! after the other.
+
+use super::simd::{Access, First, Job, LANES, Simd, Vector, Whole};
+
+/// Work on `[rows, channels]` whose channels do not depend on each other.
+pub(super) trait Columns {
+    /// Channels of a row.
+    fn channels(&self) -> usize;
+
+    /// Does it for `lanes` channels from `channel` on, in all rows.
+    ///
+    /// # Safety
+    /// The instruction set is available, the rows are there, and `access` covers `lanes` lanes.
+    unsafe fn vector<V: Vector>(&self, channel: usize, lanes: usize, access: impl Access);
+}
+
+/// The same for all channels.
+pub(super) struct ByColumns<C>(pub C);
+
+impl<C: Columns> Job for ByColumns<C> {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let channels = self.0.channels();
+        let mut c = 0;
+        // SAFETY: passed on from the caller; a whole vector of channels is left, or `channels - c`.
+        unsafe {
+            while c + S::Wide::LANES <= channels {
+                self.0.vector::<S::Wide>(c, S::Wide::LANES, Whole);
+                c += S::Wide::LANES;
+            }
+            while c < channels {
+                let lanes = LANES.min(channels - c);
+                self.0.vector::<S::Narrow>(c, lanes, First(lanes));
+                c += LANES;
+            }
+        }
+    }
+}
+
+/// A batch norm's numbers for each channel: `(x - mean) * scale + beta`.
+#[derive(Clone, Copy)]
+pub(super) struct Affine {
+    pub mean: *const f32,
+    pub scale: *const f32,
+    pub beta: *const f32,
+}
+
+/// The gradient of a batch norm's input, in place, as [`norm_backward`](crate::norm::norm_backward) computes it in its
+/// second pass: `x = scale * (g - sum - (x - mean) * product)`, to the same bits.
+#[derive(Clone, Copy)]
+pub(super) struct InputGradient {
+    /// `[rows, channels]` both.
+    pub x: *mut f32,
+    pub grad: *const f32,
+    pub rows: usize,
+    pub channels: usize,
+    pub norm: Affine,
+    /// The mean of `g`, and that of `g (x - mean)` over the variance.
+    pub sum: *const f32,
+    pub product: *const f32,
+    /// Whether the ReLU's mask is to be taken from `x`.
+    pub masked: bool,
+}
+
+// SAFETY: the pointers come from slices that outlive the call; of `x`, threads write different rows.
+unsafe impl Send for InputGradient {}
+// SAFETY: as above.
+unsafe impl Sync for InputGradient {}
+
+impl InputGradient {
+    /// Some rows of it.
+    pub(super) fn part(self, rows: std::ops::Range<usize>) -> Self {
+        let at = rows.start * self.channels;
+        let (x, grad) = (self.x.wrapping_add(at), self.grad.wrapping_add(at));
+        Self { x, grad, rows: rows.len(), ..self }
+    }
+}
+
+impl Columns for InputGradient {
+    fn channels(&self) -> usize {
+        self.channels
+    }
+
+    #[inline(always)]
+    unsafe fn vector<V: Vector>(&self, channel: usize, _: usize, access: impl Access) {
+        // SAFETY: passed on to the caller.
+        unsafe {
+            let of = |values: *const f32| -> V { access.load(values.wrapping_add(channel)) };
+            let (mean, scale, beta) = (of(self.norm.mean), of(self.norm.scale), of(self.norm.beta));
+            let (sum, product) = (of(self.sum), of(self.product));
+            for row in 0..self.rows {
+                let at = row * self.channels + channel;
+                let to = self.x.wrapping_add(at);
+                let x: V = access.load(to);
+                let mut g: V = access.load(self.grad.wrapping_add(at));
+                let centred = x.sub(mean);
+                if self.masked {
+                    g = g.gate(centred.mul(scale).add(beta));
+                }
+                access.store(scale.mul(g.sub(sum).sub(centred.mul(product))), to);
+            }
+        }
+    }
+}
