@@ -1,5 +1,5 @@
-//! Batch norm in the passes of the convolutions around it: a block of pixels that a convolution reads is in a
-//! core's cache anyhow, where a pass of batch norm's own would wait for memory.
+//! Batch norm's backward pass within that of the convolution before it: a block of pixels that the weight gradient
+//! reads is in a core's cache anyhow, where a pass of batch norm's own would wait for memory.
 
 use super::columns::{Affine, InputGradient};
 use super::{ConvShape, Isa, by_winograd, conv_backward_weight_on, span, winograd};
