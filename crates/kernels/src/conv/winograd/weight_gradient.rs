@@ -19,8 +19,10 @@ use crate::conv::simd::{Isa, Job, LANES, Simd};
 
 /// Floats that the buffers of one thread may take to stay in its own cache.
 const LANE_FLOATS: usize = 160 << 10;
-/// Floats of `dU` beyond which threads do not each sum their own.
+/// Floats of `dU` that a task sums by itself.
 const OWN_FLOATS: usize = 170 << 10;
+/// Floats of `dU` that two tasks sum, each half of its rows, so that it stays in the cores' own caches.
+const SPLIT_FLOATS: usize = 460 << 10;
 /// Tiles that pay for a copy of `dU`.
 const COPY_TILES: usize = 400;
 /// Most copies of `dU`.
@@ -69,8 +71,12 @@ pub(in crate::conv) fn takes_norm(shape: &ConvShape) -> bool {
 }
 
 fn has_few_channels(shape: &ConvShape) -> bool {
-    let columns = shape.out_channels.next_multiple_of(LANES);
-    ALL_POINTS * shape.in_channels * columns <= OWN_FLOATS
+    all_floats(shape) <= SPLIT_FLOATS
+}
+
+/// Floats of `dU`.
+fn all_floats(shape: &ConvShape) -> usize {
+    ALL_POINTS * shape.in_channels * shape.out_channels.next_multiple_of(LANES)
 }
 
 /// How the tiles of a shape with few channels are shared out.
@@ -78,8 +84,8 @@ struct Copies {
     grid: Grid,
     /// Copies of `dU`, each of which sums a range of the grid's blocks.
     count: usize,
-    /// Where there are more threads than copies, threads share a copy's rows out among them; the sums are the
-    /// same in any case.
+    /// Parts of a copy's rows, each a task that transforms the output's gradient for itself: where a copy is large, and where
+    /// there are more threads than copies. The sums are the same in any case.
     pieces: usize,
 }
 
@@ -90,12 +96,15 @@ impl Copies {
         let target = (LANE_FLOATS / per_tile).clamp(24, 64);
         let grid = Grid::new(shape.batch, shape.height, shape.width, target);
         // Powers of two spread evenly over threads.
-        let count = (grid.blocks() * grid.largest() / COPY_TILES)
-            .clamp(1, COPIES)
-            .next_power_of_two()
-            .min(grid.blocks());
+        let (count, least) = if all_floats(shape) <= OWN_FLOATS {
+            let count = (grid.blocks() * grid.largest() / COPY_TILES).clamp(1, COPIES);
+            (count.next_power_of_two(), 1)
+        } else {
+            (2, 2)
+        };
+        let count = count.min(grid.blocks());
         let threads = rayon::current_num_threads();
-        let pieces = threads.div_ceil(count).min(shape.in_channels.div_ceil(CHUNK));
+        let pieces = threads.div_ceil(count).max(least).min(shape.in_channels.div_ceil(CHUNK));
         Self { grid, count, pieces }
     }
 }
