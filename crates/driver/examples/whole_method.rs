@@ -8,6 +8,7 @@ use slimtau_data::{
 };
 use slimtau_distill::{Learner, LearnerConfig, Teacher};
 use slimtau_moco::{Moco, MocoConfig};
+use slimtau_parallel::hold;
 use slimtau_ranking::kendall_tau;
 use slimtau_space::SearchSpace;
 use slimtau_supernet::{BnMode, Layout, Plan, Session, Weights, argmax};
@@ -56,7 +57,7 @@ fn train(data: &Data, layout: &Arc<Layout>, plan: &Plan, start: Weights) -> Resu
     let mut learner = learner(layout, start);
     for batch in loader(data, Pipeline::CropFlip(CropFlip::default()))?.stream(0, STEPS) {
         let batch = batch?;
-        learner.step(0.05, [plan], &batch.images, &batch.labels, None)?;
+        hold(|| learner.step(0.05, [plan], &batch.images, &batch.labels, None))?;
     }
     Ok(learner.weights().clone())
 }
@@ -102,7 +103,7 @@ fn main() -> Result<()> {
     for (step, batch) in (0..).zip(views.stream(0, STEPS)) {
         let batch = batch?;
         let second = batch.second.as_deref().ok_or("the pipeline makes two views")?;
-        moco.step(step, 0.01, 0.2, &largest, [&batch.images, second])?;
+        hold(|| moco.step(step, 0.01, 0.2, &largest, [&batch.images, second]))?;
     }
 
     // Stage 2: CCFS with distillation.
@@ -116,7 +117,7 @@ fn main() -> Result<()> {
         let plans = archs.iter().map(|arch| Plan::subnet(&space, &layout, arch));
         let plans = plans.collect::<std::result::Result<Vec<_>, _>>()?;
         let soft = soft.soft_labels(&batch.images)?;
-        supernet.step(0.02, &plans, &batch.images, &batch.labels, Some(soft))?;
+        hold(|| supernet.step(0.02, &plans, &batch.images, &batch.labels, Some(soft)))?;
     }
 
     // Stages 3 and 4: each architecture with the supernet's weights, and trained alone.

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use super::for_each;
 
 /// Something that is cut into chunks: a slice ([`chunks`], [`chunks_mut`]), or several of them side by
-/// side in a tuple, as many chunks as the shortest has.
+/// side in a tuple of two or three, as many chunks as the shortest has.
 ///
 /// # Safety
 /// The chunks `0..count()` may be used by different threads at the same time.

@@ -2,9 +2,9 @@
 //! (`rayon::ThreadPool::install` chooses it).
 //!
 //! rayon's own parallel iterators split a range again and again, and every split may wake a thread. A
-//! training step is a thousand kernels of a millisecond or less, where that took a tenth of the time.
-//! Here a kernel is one fork and one join: each thread goes through a stretch of neighbouring tasks of its own,
-//! and helps with the others' when it is done.
+//! training step is a thousand kernels and more, of a millisecond or less. Here a kernel is one fork and one
+//! join: each thread goes through a stretch of neighbouring tasks of its own, and helps with the others' when it is
+//! done. On two threads that made training steps 7 % faster (`docs/performance.md`).
 //!
 //! Which thread takes which task is left to chance; what a task computes is not. Where the partition of a
 //! sum depends on the shape alone, the result has the same bits on any number of threads.

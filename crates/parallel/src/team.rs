@@ -5,6 +5,7 @@ use std::cell::{Cell, UnsafeCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Rounds of waiting, some 40 to 140 cycles each, before a thread offers its core to others: longer
 /// than threads that share out a kernel evenly wait for each other.
@@ -13,30 +14,48 @@ const SPINS: u32 = 2_000;
 /// Most threads of a team.
 const MOST_THREADS: usize = 1 << 10;
 
+/// How long a helper waits for a job before it goes. In a team that is used as it should be there is
+/// one every millisecond.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 thread_local! {
-    /// The team that this thread leads.
+    /// The team that this thread leads, while it is not in one of its jobs.
     static TEAM: Cell<Option<*const Team>> = const { Cell::new(None) };
+    /// Whether this thread is leading or helping a team, further down its stack.
+    static ENGAGED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// What a team is doing, in one word: the number of the job, whether helpers may still join it, how
-/// many have, and how many of these are at it.
+/// Marks this thread as engaged until it is dropped.
+struct Engagement;
+
+impl Engagement {
+    /// None if the thread is already.
+    fn begin() -> Option<Self> {
+        (!ENGAGED.replace(true)).then_some(Self)
+    }
+}
+
+impl Drop for Engagement {
+    fn drop(&mut self) {
+        TEAM.set(None);
+        ENGAGED.set(false);
+    }
+}
+
+/// What a team is doing, in one word: the number of the job, whether helpers may still join it, and how many
+/// are at it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct State(u64);
 
 impl State {
     const INSIDE: u64 = 1;
-    const JOINED: u64 = 1 << 16;
     const OPEN: u64 = 1 << 31;
     const JOB: u64 = 1 << 32;
     /// No job will follow.
     const OVER: State = State(u64::MAX);
 
     fn inside(self) -> u64 {
-        self.0 % Self::JOINED
-    }
-
-    fn joined(self) -> usize {
-        (self.0 % Self::OPEN / Self::JOINED) as usize
+        self.0 % Self::OPEN
     }
 
     fn is_open(self) -> bool {
@@ -53,8 +72,8 @@ impl State {
 struct Work {
     call: unsafe fn(*const (), usize),
     data: *const (),
-    /// Helpers that it has room for.
-    helpers: usize,
+    /// Threads that it has room for.
+    threads: usize,
 }
 
 /// On lines of its own: all of its threads look at it all the time.
@@ -63,7 +82,7 @@ struct Team {
     state: AtomicU64,
     /// Written by the leader while no helper can read it.
     work: UnsafeCell<Work>,
-    /// The first panic of a helper in this job.
+    /// A panic of a helper in this job.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
@@ -85,13 +104,17 @@ fn pause(rounds: &mut u32) {
 impl Team {
     fn new() -> Self {
         unsafe fn nothing(_: *const (), _: usize) {}
-        let work = Work { call: nothing, data: std::ptr::null(), helpers: 0 };
+        let work = Work { call: nothing, data: std::ptr::null(), threads: 0 };
         Self { state: AtomicU64::new(0), work: UnsafeCell::new(work), panic: Mutex::new(None) }
     }
 
-    /// Joins the team's jobs, one after the other, until it is over.
-    fn help(&self) {
-        let (mut last, mut rounds) = (0, 0);
+    /// Joins the team's jobs, one after the other, until it is over. As `thread` in all of them, so that
+    /// it finds in its cache what it left there.
+    fn help(&self, thread: usize) {
+        // A thread that waits for a part of some rayon job takes up whatever else there is to do. This must
+        // not keep it from what lies further down its stack: of this team, it may be the leader.
+        let Some(_engagement) = Engagement::begin() else { return };
+        let (mut last, mut rounds, mut idle_since) = (0, 0, None);
         loop {
             let state = State(self.state.load(Ordering::Acquire));
             if state == State::OVER {
@@ -99,9 +122,14 @@ impl Team {
             }
             if state.job() == last || !state.is_open() {
                 pause(&mut rounds);
+                if rounds == SPINS
+                    && idle_since.get_or_insert_with(Instant::now).elapsed() > PATIENCE
+                {
+                    return;
+                }
                 continue;
             }
-            let joined = state.0 + State::JOINED + State::INSIDE;
+            let joined = state.0 + State::INSIDE;
             let join = self.state.compare_exchange_weak(
                 state.0,
                 joined,
@@ -111,16 +139,17 @@ impl Team {
             if join.is_err() {
                 continue;
             }
-            (last, rounds) = (state.job(), 0);
+            (last, rounds, idle_since) = (state.job(), 0, None);
             // SAFETY: the job was open and counts this thread now, so `work` is its work and stays so
             // until this thread leaves.
             let work = unsafe { *self.work.get() };
-            if state.joined() < work.helpers {
-                let thread = state.joined() + 1;
+            if thread < work.threads {
                 // SAFETY: `data` is what `call` takes, and lives until this thread leaves.
                 let run = AssertUnwindSafe(|| unsafe { (work.call)(work.data, thread) });
                 if let Err(panic) = catch_unwind(run) {
-                    self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(panic);
+                    let mut place = self.panic.lock().unwrap_or_else(PoisonError::into_inner);
+                    // What the last one holds might panic in turn when it is dropped.
+                    std::mem::forget(place.replace(panic));
                 }
             }
             self.state.fetch_sub(State::INSIDE, Ordering::Release);
@@ -142,10 +171,14 @@ impl Team {
                 while State(self.0.state.load(Ordering::Acquire)).inside() > 0 {
                     pause(&mut rounds);
                 }
+                if std::thread::panicking() {
+                    // One panic is enough, and the next job is not to begin with this one's.
+                    std::mem::forget(self.0.take_panic());
+                }
             }
         }
         let data: *const F = body;
-        let work = Work { call: call::<F>, data: data.cast(), helpers: threads - 1 };
+        let work = Work { call: call::<F>, data: data.cast(), threads };
         // SAFETY: no job is open, and nobody is inside the last one.
         unsafe { *self.work.get() = work };
         let last = State(self.state.load(Ordering::Relaxed)).job();
@@ -153,53 +186,60 @@ impl Team {
         let join = Join(self);
         body(0);
         drop(join);
-        if let Some(panic) = self.panic.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(panic) = self.take_panic() {
             resume_unwind(panic);
         }
     }
+
+    fn take_panic(&self) -> Option<Box<dyn Any + Send>> {
+        self.panic.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
-/// Runs `body` with the other threads of the ambient rayon pool at hand: what it calls of this crate on
-/// this thread finds them awake. They spin meanwhile, so `body` should be made of kernels, as a
-/// training step or a forward pass is, and they do nothing else: rayon's own parallel iterators in `body` run on this
-/// thread alone. Within another `hold` it only calls `body`.
+/// Runs `body` with the other threads of the ambient rayon pool at hand: what it calls of this crate
+/// finds them awake. They spin meanwhile, and yield after a tenth of a millisecond, but do not sleep before `body`
+/// returns; so it should be made of kernels, as a training step or a forward pass is, without input and
+/// output. They do nothing else: rayon's own parallel iterators in `body` find no other threads, or wait up to a
+/// second for them; use this crate's there.
 ///
 /// It changes nothing but speed: whatever of this crate is called outside of it holds the threads for
-/// itself. Threads of the pool that are busy help when that is over, or not at all. Allocates nothing
-/// on a thread of the pool.
+/// itself. Threads of the pool that are busy help when that is over, or not at all. Within another
+/// `hold` or one of its jobs it only calls `body`. Called on a thread of the pool, `body` runs on that
+/// thread, and nothing is allocated; otherwise it runs on one of the pool.
 pub fn hold<R: Send>(body: impl FnOnce() -> R + Send) -> R {
     /// Lets the helpers go, on unwinding too.
     struct Over<'a>(&'a Team);
     impl Drop for Over<'_> {
         fn drop(&mut self) {
-            TEAM.set(None);
             self.0.state.store(State::OVER.0, Ordering::Release);
         }
     }
-    /// `count` helpers, who come as the pool's threads take up their halves of the joins.
-    fn help(team: &Team, count: usize) {
-        if count > 1 {
-            rayon::join(|| team.help(), || help(team, count - 1));
+    /// Helpers `1..=last`, who come as the pool's threads take up their halves of the joins.
+    fn help(team: &Team, last: usize) {
+        if last > 1 {
+            rayon::join(|| team.help(last), || help(team, last - 1));
         } else {
-            team.help();
+            team.help(last);
         }
     }
     let threads = rayon::current_num_threads().min(MOST_THREADS);
-    if threads == 1 || TEAM.get().is_some() {
+    if threads == 1 || ENGAGED.get() {
         return body();
     }
     let team = Team::new();
     let lead = || {
-        TEAM.set(Some(&raw const team));
         let _over = Over(&team);
+        // It may run on another thread than it was called on, which may be engaged.
+        let Some(_engagement) = Engagement::begin() else { return body() };
+        TEAM.set(Some(&raw const team));
         body()
     };
     rayon::join(lead, || help(&team, threads - 1)).0
 }
 
-/// Runs `body(0)` on this thread and `body(1)` to `body(threads - 1)` on others of the ambient pool as
-/// they come free. One that comes late finds the work done, or does not come: `body` must do all of it
-/// even if it runs alone. Allocates nothing on a thread of the pool.
+/// Runs `body(0)` here and `body(1)` to `body(threads - 1)`, each at most once, on other threads of the ambient
+/// pool as they come free. One that comes late finds the work done, or does not come: `body` must do all
+/// of it even if it runs alone. As for [`hold`], which thread is "here".
 ///
 /// # Panics
 /// When `body` does, on whichever thread.
@@ -208,7 +248,7 @@ pub fn run(threads: usize, body: impl Fn(usize) + Sync) {
     if threads <= 1 {
         return body(0);
     }
-    /// Gives the team back to its thread. In a job it is away: a job within the job has none.
+    /// Gives the team back to its thread. In a job it is away: a job within the job is its thread's alone.
     struct Back(*const Team);
     impl Drop for Back {
         fn drop(&mut self) {
@@ -224,5 +264,5 @@ pub fn run(threads: usize, body: impl Fn(usize) + Sync) {
         }
         None => body(0),
     };
-    if TEAM.get().is_some() { lead() } else { hold(lead) }
+    if ENGAGED.get() { lead() } else { hold(lead) }
 }

@@ -132,6 +132,35 @@ fn jobs_within_jobs_are_done() {
 }
 
 #[test]
+fn a_thread_that_waits_for_rayon_is_not_caught_in_its_own_team() {
+    let other = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a pool");
+    for threads in [2, 3] {
+        on(threads, || {
+            for _ in 0..2 {
+                hold(|| {
+                    other.install(|| std::thread::sleep(Duration::from_millis(1)));
+                    rayon::join(|| each_once(threads, 9), || each_once(threads, 7));
+                    each_once(threads, 30);
+                });
+            }
+        });
+    }
+}
+
+#[test]
+fn the_panic_of_one_job_does_not_end_the_next() {
+    on(3, || {
+        hold(|| {
+            for _ in 0..50 {
+                let all_fail = AssertUnwindSafe(|| for_each(100, |i| panic!("task {i} fails")));
+                assert!(catch_unwind(all_fail).is_err());
+                each_once(3, 50);
+            }
+        });
+    });
+}
+
+#[test]
 fn a_panic_on_any_thread_reaches_the_caller_and_the_pool_goes_on() {
     on(3, || {
         for held in [false, true] {

@@ -6,7 +6,7 @@ use slimtau_parallel::{chunks, chunks_mut, for_each_chunk};
 
 const CHUNK: usize = 1 << 15;
 
-/// Most parts of a sum over a whole buffer. Each is summed by itself, and then they are in their order.
+/// Most parts of a sum over a whole buffer. Each is summed by itself, and then these are added in order.
 const PARTS: usize = 256;
 
 /// Replaces the first replica's gradients by the mean over all, and zeroes the others, ready for
@@ -83,6 +83,7 @@ fn part_len(len: usize) -> usize {
     len.div_ceil(PARTS).max(CHUNK)
 }
 
+/// In f64, where no f32 square overflows; eight running sums, so that the compiler can use vectors.
 fn sum_of_squares(values: &[f32]) -> f64 {
     let mut sums = [0.0f64; 8];
     let (blocks, rest) = values.as_chunks::<8>();
@@ -152,7 +153,8 @@ mod tests {
 
     #[test]
     fn norms_do_not_depend_on_the_number_of_threads() {
-        let grads: Vec<f32> = (0..200_001).map(|i| ((i * 7919) % 1000) as f32 * 1e-3).collect();
+        // More than PARTS chunks.
+        let grads: Vec<f32> = (0..9_000_001).map(|i| ((i * 7919) % 1000) as f32 * 1e-3).collect();
         let norms = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| {

@@ -9,6 +9,7 @@ use slimtau_base::TensorFile;
 use slimtau_ccfs::{ComplexityDecay, ImageImportance, MomentumGroups, PathImportance, Sampler};
 use slimtau_data::Loader;
 use slimtau_distill::{GradientNorms, LabelledBatch, Learner, LearnerConfig, SubnetTask, Teacher};
+use slimtau_parallel::hold;
 use slimtau_space::{Arch, SearchSpace};
 use slimtau_supernet::{Layout, Plan, Weights};
 use slimtau_train::{Schedule, ScheduleKind, StepReport, TrainState};
@@ -178,10 +179,12 @@ impl TrainState for Adaptive {
         let lr = tasks.iter().map(|task| task.lr).sum::<f64>() / tasks.len() as f64;
         let (learner, teacher) = (&mut self.learner, &mut self.teacher);
         let mut make = |batch: &slimtau_data::Batch, weights, norms: Option<&mut GradientNorms>| {
-            let soft_labels = Some(teacher.soft_labels(&batch.images)?);
-            let (images, labels) = (&batch.images[..], &batch.labels[..]);
-            let labelled = LabelledBatch { images, labels, soft_labels, weights };
-            let report = learner.step_grouped(&tasks, &labelled, norms)?;
+            let report = hold(|| {
+                let soft_labels = Some(teacher.soft_labels(&batch.images)?);
+                let (images, labels) = (&batch.images[..], &batch.labels[..]);
+                let labelled = LabelledBatch { images, labels, soft_labels, weights };
+                learner.step_grouped(&tasks, &labelled, norms)
+            })?;
             let extra = BTreeMap::from([
                 ("top1".to_owned(), report.top1),
                 ("label_loss".into(), report.label_loss),

@@ -24,7 +24,8 @@ pub struct NormGradient<'a> {
 
 /// [`norm_backward`] with batch statistics and then
 /// [`conv_backward_weight`](super::conv_backward_weight) of the convolution before it, whose `input` is
-/// given: the same results to the bit, with one pass over memory less where the shape allows it.
+/// given: the same results to the bit, with one pass over memory less where channels are few and images many enough for
+/// the pool's threads. That pass then counts as the weight gradient's in `tracing` spans.
 ///
 /// # Panics
 /// When a slice's length is not the one that `shape` gives, or the norm has other channels.
@@ -51,14 +52,14 @@ pub fn norm_conv_backward_weight_on(
     scratch: &mut Scratch,
 ) {
     let NormGradient { norm, x, output, grad, grad_gamma, grad_beta } = of;
+    shape.check(input.len(), grad_weight.len(), x.len());
+    assert_eq!(norm.channels, shape.out_channels, "channels of the norm after {shape:?}");
     let empty = x.is_empty() || input.is_empty();
     if empty || !by_winograd(shape) || !winograd::takes_norm(shape) {
         norm_backward(&norm, true, x, output, grad, grad_gamma, grad_beta, scratch);
         conv_backward_weight_on(isa, shape, input, x, grad_weight, scratch);
         return;
     }
-    shape.check(input.len(), grad_weight.len(), x.len());
-    assert_eq!(norm.channels, shape.out_channels, "channels of the norm after {shape:?}");
     scratch.with_kept(|scratch, kept| {
         let channels = norm.channels;
         let output = output.filter(|_| norm.relu);

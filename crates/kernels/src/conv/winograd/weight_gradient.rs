@@ -119,6 +119,7 @@ fn by_tiles(
     let Maps { isa, shape, .. } = maps;
     let panels = isa.panels(shape.out_channels);
     let Copies { grid, count: copies, pieces } = Copies::new(shape);
+    assert!(norm.is_none() || pieces == 1, "several tasks would each make the gradient of a block");
 
     // The sums run over tiles, so a channel's tiles had better be neighbours, and so had the rows of
     // `dU` at a point, which every block reads and writes: in order, on few pages, on whole lines.
@@ -167,7 +168,7 @@ fn by_tiles(
             let tiles = 0..block.len();
             let columns = 0..shape.out_channels;
             // SAFETY: `V` and `Z` have room for the largest block, and these rows of this copy of
-            // `dU` are this task's only, as are the block's pixels if it has them all.
+            // `dU` are this task's only. So are the block's pixels where they are made: pieces are one.
             unsafe {
                 if let Some(norm) = norm {
                     isa.run(ByColumns(norm.part(block.pixels())));
