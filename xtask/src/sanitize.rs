@@ -93,8 +93,8 @@ fn miri() -> Result<()> {
 
 fn address() -> Result<()> {
     let target = host()?;
-    let mut command = nightly(&["test", "--package", "slimtau-kernels", "--target", &target]);
-    command.args(["--lib", "--tests"]);
+    let mut command = nightly(&["test", "--target", &target, "--lib", "--tests"]);
+    command.args(["--package", "slimtau-kernels", "--package", "slimtau-parallel"]);
     command.env("RUSTFLAGS", "-Zsanitizer=address");
     cargo::run(command)
 }
