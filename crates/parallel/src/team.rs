@@ -214,12 +214,13 @@ pub fn hold<R: Send>(body: impl FnOnce() -> R + Send) -> R {
             self.0.state.store(State::OVER.0, Ordering::Release);
         }
     }
-    /// Helpers `1..=last`, who come as the pool's threads take up their halves of the joins.
-    fn help(team: &Team, last: usize) {
-        if last > 1 {
-            rayon::join(|| team.help(last), || help(team, last - 1));
+    /// Helpers `thread` to `threads - 1`, who come as the pool's threads take up their halves of the
+    /// joins; the first to come has the lowest number, since small jobs have room for few.
+    fn help(team: &Team, thread: usize, threads: usize) {
+        if thread + 1 < threads {
+            rayon::join(|| team.help(thread), || help(team, thread + 1, threads));
         } else {
-            team.help(last);
+            team.help(thread);
         }
     }
     let threads = rayon::current_num_threads().min(MOST_THREADS);
@@ -234,7 +235,7 @@ pub fn hold<R: Send>(body: impl FnOnce() -> R + Send) -> R {
         TEAM.set(Some(&raw const team));
         body()
     };
-    rayon::join(lead, || help(&team, threads - 1)).0
+    rayon::join(lead, || help(&team, 1, threads)).0
 }
 
 /// Runs `body(0)` here and `body(1)` to `body(threads - 1)`, each at most once, on other threads of the ambient
