@@ -37,6 +37,8 @@ fn shapes() -> Vec<ConvShape> {
         shape(9, 14, [32, 32], 3, 1),
         shape(4, 28, [40, 24], 3, 1),
         shape(2, 36, [33, 56], 3, 1),
+        // Copies enough of the gradient for two threads.
+        shape(17, 28, [8, 12], 3, 1),
         shape(6, 7, [104, 112], 3, 1),
         shape(3, 4, [160, 152], 3, 1),
         shape(3, 9, [16, 32], 1, 2),
@@ -79,7 +81,10 @@ fn backward_through_norm_then_weight() {
         let weight_len = shape.kernel * shape.kernel * shape.full_in * shape.full_out;
         let len = shape.output_len();
         let out = noise(5, len);
-        for (relu, output) in [(true, None), (true, Some(&out[..])), (false, None)] {
+        let cases = [(true, None), (true, Some(&out[..])), (false, None)];
+        for ((relu, output), batch_statistics) in
+            cases.into_iter().flat_map(|case| [(case, true), (case, false)])
+        {
             let norm = channels.norm(relu);
             on_pools(|| {
                 for isa in Isa::available() {
@@ -93,6 +98,7 @@ fn backward_through_norm_then_weight() {
                         if fused {
                             let of = NormGradient {
                                 norm,
+                                batch_statistics,
                                 x: &mut x,
                                 output,
                                 grad: &mut grad,
@@ -110,7 +116,7 @@ fn backward_through_norm_then_weight() {
                         } else {
                             norm_backward(
                                 &norm,
-                                true,
+                                batch_statistics,
                                 &mut x,
                                 output,
                                 &mut grad,
@@ -147,6 +153,7 @@ fn a_norm_of_other_channels_is_refused() {
     let (mut grad_gamma, mut grad_beta) = ([0.0; 16], [0.0; 16]);
     let of = NormGradient {
         norm: channels.norm(true),
+        batch_statistics: true,
         x: &mut x,
         output: None,
         grad: &mut grad,

@@ -50,6 +50,21 @@ pub fn for_each_chunk<C: Chunks>(of: C, task: impl Fn(usize, C::Chunk) + Sync) {
     });
 }
 
+/// Most chunks of [`sum_over_chunks`].
+pub const MOST_SUMS: usize = 256;
+
+/// The sum of `task(i, chunk)` over all chunks, at most [`MOST_SUMS`]. They are added in their order, so that
+/// the sum has the same bits on any number of threads. Allocates nothing on a thread of the pool.
+///
+/// # Panics
+/// When there are more chunks.
+pub fn sum_over_chunks<C: Chunks>(of: C, task: impl Fn(usize, C::Chunk) -> f64 + Sync) -> f64 {
+    assert!(of.count() <= MOST_SUMS, "{} sums, of at most {MOST_SUMS}", of.count());
+    let mut sums = [0.0; MOST_SUMS];
+    for_each_chunk((of, chunks_mut(&mut sums, 1)), |i, (chunk, sum)| sum[0] = task(i, chunk));
+    sums.iter().sum()
+}
+
 /// See [`chunks`].
 pub struct Shared<'s, T> {
     slice: &'s [T],

@@ -31,7 +31,9 @@ mod chunks;
 mod stretches;
 mod team;
 
-pub use chunks::{Chunks, Exclusive, Shared, chunks, chunks_mut, for_each_chunk};
+pub use chunks::{
+    Chunks, Exclusive, MOST_SUMS, Shared, chunks, chunks_mut, for_each_chunk, sum_over_chunks,
+};
 pub use stretches::{Stretches, Walk};
 pub use team::{hold, run};
 

@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// Most stretches of tasks.
 const MOST: usize = 16;
 
-/// Lists of tasks of one length, each cut into at most 16 stretches of neighbours, to be handed out once. Every thread
-/// starts with a stretch of its own, or with more than 16 threads shares it, and goes on with others when that is done. What one kernel left in a core's
-/// cache, the next then finds there, if it goes through its pixels in the same order.
+/// Lists of tasks of one length, cut into at most 16 stretches of neighbours in all, to be handed out
+/// once. Every thread starts with a stretch of its own, or with more than 16 threads shares it, and
+/// goes on with others when that is done. What one kernel left in a core's cache, the next then finds
+/// there, if it goes through its pixels in the same order.
 pub struct Stretches {
     /// Tasks of a list.
     len: usize,

@@ -1,6 +1,8 @@
 //! Threads, chunks and panics.
 
-use slimtau_parallel::{Stretches, chunks, chunks_mut, for_each, for_each_chunk, hold, run};
+use slimtau_parallel::{
+    Stretches, chunks, chunks_mut, for_each, for_each_chunk, hold, run, sum_over_chunks,
+};
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
@@ -176,6 +178,28 @@ fn a_panic_on_any_thread_reaches_the_caller_and_the_pool_goes_on() {
             }
         }
     });
+}
+
+#[test]
+fn sums_have_the_same_bits_on_any_number_of_threads() {
+    let x: Vec<f32> = (0..1000).map(|i| 1.0 / (1.0 + i as f32)).collect();
+    let sum = |threads| {
+        on(threads, || {
+            sum_over_chunks(chunks(&x, 4), |i, x| i as f64 * f64::from(x.iter().sum::<f32>()))
+        })
+    };
+    let expected =
+        x.chunks(4).enumerate().map(|(i, x)| i as f64 * f64::from(x.iter().sum::<f32>()));
+    let expected: f64 = expected.sum();
+    for threads in [1, 2, 5] {
+        assert_eq!(sum(threads).to_bits(), expected.to_bits(), "{threads} threads");
+    }
+}
+
+#[test]
+#[should_panic(expected = "1000 sums, of at most 256")]
+fn more_sums_than_there_is_room_for_are_refused() {
+    sum_over_chunks(chunks(&[0.0; 1000], 1), |_, x| x[0]);
 }
 
 #[test]

@@ -2,12 +2,9 @@
 //! replicas, clipping by the global norm, and summing while each summand's norm is taken. All have one
 //! order of summation, whatever the number of threads.
 
-use slimtau_parallel::{chunks, chunks_mut, for_each_chunk};
+use slimtau_parallel::{MOST_SUMS, chunks, chunks_mut, for_each_chunk, sum_over_chunks};
 
 const CHUNK: usize = 1 << 15;
-
-/// Most parts of a sum over a whole buffer. Each is summed by itself, and then these are added in order.
-const PARTS: usize = 256;
 
 /// Replaces the first replica's gradients by the mean over all, and zeroes the others, ready for
 /// their next step.
@@ -43,11 +40,7 @@ pub fn reduce_mean(replicas: &mut [Vec<f32>]) {
 /// loss will say so.
 pub fn clip_global_norm(grads: &mut [f32], max_norm: f64) -> f64 {
     let len = part_len(grads.len());
-    let mut squares = [0.0; PARTS];
-    for_each_chunk((chunks(grads, len), chunks_mut(&mut squares, 1)), |_, (grads, squares)| {
-        squares[0] = sum_of_squares(grads);
-    });
-    let norm = squares.iter().sum::<f64>().sqrt();
+    let norm = sum_over_chunks(chunks(grads, len), |_, grads| sum_of_squares(grads)).sqrt();
     let factor = max_norm / (norm + 1e-6);
     if norm.is_finite() && factor < 1.0 {
         let factor = factor as f32;
@@ -66,21 +59,21 @@ pub fn clip_global_norm(grads: &mut [f32], max_norm: f64) -> f64 {
 pub fn drain_into(total: &mut [f32], grads: &mut [f32]) -> f64 {
     assert_eq!(total.len(), grads.len(), "total and gradients differ in length");
     let len = part_len(grads.len());
-    let mut squares = [0.0; PARTS];
-    let parts = (chunks_mut(total, len), chunks_mut(grads, len), chunks_mut(&mut squares, 1));
-    for_each_chunk(parts, |_, (total, grads, squares)| {
-        squares[0] = sum_of_squares(grads);
+    let parts = (chunks_mut(total, len), chunks_mut(grads, len));
+    let squares = sum_over_chunks(parts, |_, (total, grads)| {
+        let squares = sum_of_squares(grads);
         for (t, g) in total.iter_mut().zip(grads) {
             *t += *g;
             *g = 0.0;
         }
+        squares
     });
-    squares.iter().sum::<f64>().sqrt()
+    squares.sqrt()
 }
 
-/// Length of at most [`PARTS`] parts of a buffer.
+/// Length of at most [`MOST_SUMS`] parts of a buffer.
 fn part_len(len: usize) -> usize {
-    len.div_ceil(PARTS).max(CHUNK)
+    len.div_ceil(MOST_SUMS).max(CHUNK)
 }
 
 /// In f64, where no f32 square overflows; eight running sums, so that the compiler can use vectors.
@@ -153,7 +146,7 @@ mod tests {
 
     #[test]
     fn norms_do_not_depend_on_the_number_of_threads() {
-        // More than PARTS chunks.
+        // More than MOST_SUMS times CHUNK.
         let grads: Vec<f32> = (0..9_000_001).map(|i| ((i * 7919) % 1000) as f32 * 1e-3).collect();
         let norms = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();

@@ -38,16 +38,8 @@ impl<C: Columns> Job for ByColumns<C> {
     }
 }
 
-/// A batch norm's numbers for each channel: `(x - mean) * scale + beta`.
-#[derive(Clone, Copy)]
-pub(super) struct Affine {
-    pub mean: *const f32,
-    pub scale: *const f32,
-    pub beta: *const f32,
-}
-
-/// The gradient of a batch norm's input, in place, as [`norm_backward`](crate::norm::norm_backward) computes it in its
-/// second pass: `x = scale * (g - sum - (x - mean) * product)`, to the same bits.
+/// The gradient of a batch norm's input, in place, as [`norm_backward`](crate::norm::norm_backward)
+/// computes it in its second pass: `x = scale * (g - sum - (x - mean) * product)`, to the same bits.
 #[derive(Clone, Copy)]
 pub(super) struct InputGradient {
     /// `[rows, channels]` both.
@@ -55,7 +47,10 @@ pub(super) struct InputGradient {
     pub grad: *const f32,
     pub rows: usize,
     pub channels: usize,
-    pub norm: Affine,
+    /// The norm's numbers for each channel: `(x - mean) * scale + beta`.
+    pub mean: *const f32,
+    pub scale: *const f32,
+    pub beta: *const f32,
     /// The mean of `g`, and that of `g (x - mean)` over the variance.
     pub sum: *const f32,
     pub product: *const f32,
@@ -87,7 +82,7 @@ impl Columns for InputGradient {
         // SAFETY: passed on to the caller.
         unsafe {
             let of = |values: *const f32| -> V { access.load(values.wrapping_add(channel)) };
-            let (mean, scale, beta) = (of(self.norm.mean), of(self.norm.scale), of(self.norm.beta));
+            let (mean, scale, beta) = (of(self.mean), of(self.scale), of(self.beta));
             let (sum, product) = (of(self.sum), of(self.product));
             for row in 0..self.rows {
                 let at = row * self.channels + channel;

@@ -1,15 +1,18 @@
-//! Batch norm's backward pass within that of the convolution before it: a block of pixels that the weight gradient
-//! reads is in a core's cache anyhow, where a pass of batch norm's own would wait for memory.
+//! Batch norm's backward pass within that of the convolution before it: a block of pixels that the
+//! weight gradient reads is in a core's cache anyhow, where a pass of batch norm's own would wait for
+//! memory.
 
-use super::columns::{Affine, InputGradient};
+use super::columns::InputGradient;
 use super::{ConvShape, Isa, by_winograd, conv_backward_weight_on, span, winograd};
 use crate::Scratch;
 use crate::norm::{Norm, norm_backward, sums};
 
-/// The operands of [`norm_backward`], with batch statistics.
+/// The operands of [`norm_backward`].
 pub struct NormGradient<'a> {
     /// The norm as it was in the forward pass.
     pub norm: Norm<'a>,
+    /// Whether mean and variance are those of `x`, and not constants.
+    pub batch_statistics: bool,
     /// Its input, which becomes its gradient.
     pub x: &'a mut [f32],
     /// Its output, where there were both a ReLU and a residual.
@@ -22,10 +25,10 @@ pub struct NormGradient<'a> {
     pub grad_beta: &'a mut [f32],
 }
 
-/// [`norm_backward`] with batch statistics and then
-/// [`conv_backward_weight`](super::conv_backward_weight) of the convolution before it, whose `input` is
-/// given: the same results to the bit, with one pass over memory less where channels are few and images many enough for
-/// the pool's threads. That pass then counts as the weight gradient's in `tracing` spans.
+/// [`norm_backward`] and then [`conv_backward_weight`](super::conv_backward_weight) of the convolution
+/// before it, whose `input` is given: the same results to the bit. With batch statistics, and where
+/// channels are few and images many enough for the pool's threads, it is one pass over memory less.
+/// That pass then counts as the weight gradient's in `tracing` spans.
 ///
 /// # Panics
 /// When a slice's length is not the one that `shape` gives, or the norm has other channels.
@@ -51,12 +54,12 @@ pub fn norm_conv_backward_weight_on(
     grad_weight: &mut [f32],
     scratch: &mut Scratch,
 ) {
-    let NormGradient { norm, x, output, grad, grad_gamma, grad_beta } = of;
+    let NormGradient { norm, batch_statistics, x, output, grad, grad_gamma, grad_beta } = of;
     shape.check(input.len(), grad_weight.len(), x.len());
     assert_eq!(norm.channels, shape.out_channels, "channels of the norm after {shape:?}");
     let empty = x.is_empty() || input.is_empty();
-    if empty || !by_winograd(shape) || !winograd::takes_norm(shape) {
-        norm_backward(&norm, true, x, output, grad, grad_gamma, grad_beta, scratch);
+    if empty || !batch_statistics || !takes_norm(shape) {
+        norm_backward(&norm, batch_statistics, x, output, grad, grad_gamma, grad_beta, scratch);
         conv_backward_weight_on(isa, shape, input, x, grad_weight, scratch);
         return;
     }
@@ -79,15 +82,50 @@ pub fn norm_conv_backward_weight_on(
             grad: grad.as_ptr(),
             rows: x.len() / channels,
             channels,
-            norm: Affine {
-                mean: norm.mean.as_ptr(),
-                scale: scale.as_ptr(),
-                beta: norm.beta.as_ptr(),
-            },
+            mean: norm.mean.as_ptr(),
+            scale: scale.as_ptr(),
+            beta: norm.beta.as_ptr(),
             sum: sum.as_ptr(),
             product: product.as_ptr(),
             masked: norm.relu && output.is_none(),
         };
         winograd::weight_gradient_after_norm(isa, shape, input, gradient, grad_weight, scratch);
     });
+}
+
+/// Whether the shape allows one pass less, on as many threads as the ambient pool has.
+fn takes_norm(shape: &ConvShape) -> bool {
+    by_winograd(shape) && winograd::takes_norm(shape)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Without this, `tests/fused.rs` would compare the same two passes with each other.
+    #[test]
+    fn few_channels_and_many_images_are_one_pass_less() {
+        let shape = |batch, size, channels, kernel| ConvShape {
+            batch,
+            height: size,
+            width: size,
+            in_channels: channels,
+            out_channels: channels,
+            full_in: channels,
+            full_out: channels,
+            kernel,
+            stride: 1,
+        };
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().expect("a pool");
+        pool.install(|| {
+            for (batch, size, channels) in [(17, 28, 8), (64, 28, 32), (64, 14, 64)] {
+                assert!(takes_norm(&shape(batch, size, channels, 3)), "{size}, {channels}");
+            }
+            for (batch, size, channels, kernel) in
+                [(64, 7, 128, 3), (1, 28, 32, 3), (64, 28, 32, 1)]
+            {
+                assert!(!takes_norm(&shape(batch, size, channels, kernel)), "{size}, {channels}");
+            }
+        });
+    }
 }

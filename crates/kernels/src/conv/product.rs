@@ -127,40 +127,52 @@ impl Stream {
 /// Memory to fetch ahead in the course of some products, a few lines at a step, which is [`CHUNK`]
 /// deep in a register tile.
 pub(super) struct Fetch {
-    read: Stream,
-    also: Stream,
-    other: Stream,
+    read: Ahead,
+    also: Ahead,
+    other: Ahead,
     /// Whether `other` will be overwritten.
     write: bool,
-    read_lines: usize,
-    also_lines: usize,
-    other_lines: usize,
     steps: usize,
+}
+
+/// So many lines of a stream at each step.
+struct Ahead {
+    stream: Stream,
+    lines: usize,
+}
+
+impl Ahead {
+    fn new(stream: Stream, steps: usize) -> Self {
+        Self { stream, lines: stream.left.div_ceil(steps) }
+    }
+
+    #[inline(always)]
+    fn step(&mut self, fetch: impl Fn(*const f32)) {
+        self.stream.advance(self.lines, fetch);
+    }
 }
 
 impl Fetch {
     /// Both streams in about `steps` steps.
     pub(super) fn new(read: Stream, other: Stream, write: bool, steps: usize) -> Self {
         let steps = steps.max(1);
-        let lines = |stream: Stream| stream.left.div_ceil(steps);
-        let (read_lines, other_lines) = (lines(read), lines(other));
-        let also = Stream::none();
-        Self { read, also, other, write, read_lines, also_lines: 0, other_lines, steps }
+        let [read, also, other] = [read, Stream::none(), other].map(|s| Ahead::new(s, steps));
+        Self { read, also, other, write, steps }
     }
 
     /// One more to read.
-    pub(super) fn also(self, also: Stream) -> Self {
-        Self { also, also_lines: also.left.div_ceil(self.steps), ..self }
+    pub(super) fn also(self, stream: Stream) -> Self {
+        Self { also: Ahead::new(stream, self.steps), ..self }
     }
 
     #[inline(always)]
     pub(super) fn step<S: Simd>(&mut self) {
-        self.read.advance(self.read_lines, S::prefetch);
-        self.also.advance(self.also_lines, S::prefetch);
+        self.read.step(S::prefetch);
+        self.also.step(S::prefetch);
         if self.write {
-            self.other.advance(self.other_lines, S::prefetch_to_write);
+            self.other.step(S::prefetch_to_write);
         } else {
-            self.other.advance(self.other_lines, S::prefetch);
+            self.other.step(S::prefetch);
         }
     }
 }

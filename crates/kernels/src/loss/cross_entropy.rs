@@ -2,7 +2,7 @@
 
 use super::exponential::{exp, max_of, sum_of, sum_of_pairs};
 use crate::tile::vectorised;
-use slimtau_parallel::{chunks, chunks_mut, for_each_chunk};
+use slimtau_parallel::{chunks, chunks_mut, for_each_chunk, sum_over_chunks};
 
 /// What a row of logits should predict.
 #[derive(Clone, Copy, Debug)]
@@ -44,12 +44,10 @@ pub fn cross_entropy(
     let scale = f64::from(scale) / rows as f64;
     let scale = scale as f32;
     let task = rows.div_ceil(TASKS).max(LEAF / classes).max(1);
-    let mut losses = [0.0; TASKS];
     let parts = (chunks(logits, task * classes), chunks_mut(grad_logits, task * classes));
-    for_each_chunk((parts, chunks_mut(&mut losses, 1)), |i, ((x, grad), loss)| {
-        let first = i * task;
-        let rows = x.chunks(classes).zip(grad.chunks_mut(classes)).zip(first..);
-        loss[0] = match target {
+    let loss = sum_over_chunks(parts, |i, (x, grad)| {
+        let rows = x.chunks(classes).zip(grad.chunks_mut(classes)).zip(i * task..);
+        match target {
             Target::Hard(labels) => {
                 rows.map(|((x, grad), row)| hard_row(x, labels[row], scale, grad)).sum()
             }
@@ -58,9 +56,9 @@ pub fn cross_entropy(
                     soft_row(x, &targets[row * classes..(row + 1) * classes], scale, grad)
                 })
                 .sum(),
-        };
+        }
     });
-    losses.iter().sum::<f64>() / rows as f64
+    loss / rows as f64
 }
 
 fn hard_row(x: &[f32], label: u32, scale: f32, grad: &mut [f32]) -> f64 {

@@ -47,9 +47,9 @@ pub fn norm_backward(
 }
 
 /// The first pass: what a batch norm's gradients sum up over all rows. Adds to `grad_gamma` and
-/// `grad_beta`, masks `grad` where the mask comes from the output, and returns for every channel the mean of `g`, and then
-/// for every channel the mean of `g (x - mean)` over the variance. With `frozen` statistics `x`
-/// becomes its gradient at once.
+/// `grad_beta`, masks `grad` where the mask comes from the output, and returns for every channel the
+/// mean of `g`, and then for every channel the mean of `g (x - mean)` over the variance. With `frozen`
+/// statistics `x` becomes its gradient at once.
 ///
 /// # Panics
 /// When a length is wrong.

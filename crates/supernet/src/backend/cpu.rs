@@ -207,17 +207,13 @@ impl Backend for Cpu {
         input: &[f32],
         grads: &mut [f32],
     ) -> Result<(), SupernetError> {
-        let conv = norm.conv;
-        if !batch_statistics {
-            self.norm_backward(norm, false, x, output, grad, grads)?;
-            return self.conv_backward_weight(conv, batch, input, x.get(), grads);
-        }
-        let slot = &conv.slot;
+        let (conv, slot) = (norm.conv, &norm.conv.slot);
         let ranges = [conv.vector(&slot.gamma), conv.vector(&slot.beta), slot.weight.clone()];
         let [grad_gamma, grad_beta, grad_weight] =
             grads.get_disjoint_mut(ranges).expect("tensors do not overlap");
         let (x, output, grad) = (x.get_mut(), output.map(Buffer::get), grad.get_mut());
-        let of = NormGradient { norm: slices(norm), x, output, grad, grad_gamma, grad_beta };
+        let norm = slices(norm);
+        let of = NormGradient { norm, batch_statistics, x, output, grad, grad_gamma, grad_beta };
         let (shape, scratch) = (conv.shape(batch), &mut self.scratch);
         norm_conv_backward_weight(of, &shape, input, grad_weight, scratch);
         Ok(())

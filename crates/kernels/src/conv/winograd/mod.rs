@@ -11,7 +11,7 @@
 //! | | few channels | many channels |
 //! |---|---|---|
 //! | forward | a thread takes a block of tiles from input to output, for as many output channels as its own `U` has room for | `V` of all tiles is shared, a thread takes a panel of output channels and transforms its filters in passing |
-//! | weight gradient | a thread takes a range of tiles and sums its own `dU` | `V` and `Z` of all tiles are shared, a thread takes a block of `dU` |
+//! | weight gradient | a thread takes a range of tiles and sums its own `dU`, or half of its rows | `V` and `Z` of all tiles are shared, a thread takes a block of `dU` |
 
 mod ahead;
 mod correlation;

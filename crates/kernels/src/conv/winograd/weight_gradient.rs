@@ -84,8 +84,8 @@ struct Copies {
     grid: Grid,
     /// Copies of `dU`, each of which sums a range of the grid's blocks.
     count: usize,
-    /// Parts of a copy's rows, each a task that transforms the output's gradient for itself: where a copy is large, and where
-    /// there are more threads than copies. The sums are the same in any case.
+    /// Parts of a copy's rows, each a task that transforms the output's gradient for itself: where a
+    /// copy is large, and where there are more threads than copies. The sums are the same in any case.
     pieces: usize,
 }
 
