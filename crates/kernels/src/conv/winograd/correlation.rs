@@ -34,12 +34,13 @@ pub(in crate::conv) struct Statistics<'a> {
     pub var: &'a mut [f32],
 }
 
-/// Floats that the buffers of one thread may take to stay in its own cache.
-const LANE_FLOATS: usize = 160 << 10;
+/// Floats of `V` and `M` of one thread. Little, for the filters beside them are to stay in a core's own
+/// cache from block to block.
+const LANE_FLOATS: usize = 88 << 10;
 /// Floats of `U` beyond which it is not kept whole.
 const FILTER_FLOATS: usize = 700 << 10;
 /// Floats of `U` that stay in a core's own cache beside those buffers.
-const GROUP_FLOATS: usize = 310 << 10;
+const GROUP_FLOATS: usize = 290 << 10;
 /// Depth of a piece of `U` when it is not.
 const DEPTH: usize = 64;
 /// Most tiles of a block then: their products with a panel, and a piece of `V`, stay in a core's own
@@ -89,7 +90,7 @@ fn by_tiles(
     let units = filters.columns.div_ceil(LANES);
     let groups = Shares::new(filters.columns, units.div_ceil(all.div_ceil(GROUP_FLOATS).max(1)));
     let (v_layout, m_layout) = (Layout::by_tile(depth), Layout::by_tile(groups.widest()));
-    let target = (LANE_FLOATS / (v_layout.row + m_layout.row)).clamp(24, 64);
+    let target = (LANE_FLOATS / (v_layout.row + m_layout.row)).clamp(8, 64);
     let grid = Grid::new(map.batch, map.height, map.width, target);
 
     let u_point = padded(depth * groups.widest());
