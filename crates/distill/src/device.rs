@@ -257,7 +257,10 @@ impl<T: Precision> DeviceLearner<T> {
         batch: &DeviceBatch<T>,
         soft_labels: Option<View<'_, f32>>,
     ) -> Result<(), SupernetError> {
-        let Self { gpu, config, weights, grads, session, grad_logits, losses, hits, .. } = self;
+        let Self {
+            gpu, config, layout, weights, grads, session, grad_logits, losses, hits, ..
+        } = self;
+        session.reserve(layout, batch.images())?;
         let DeviceWeights { params, buffers } = weights;
         let norms = config.bn.training(buffers, config.bn_momentum);
         let logits = session.forward(plan, params, norms, batch.images())?;

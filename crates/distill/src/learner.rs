@@ -7,7 +7,7 @@ pub use grouped::{GradientNorms, LabelledBatch, SubnetTask};
 use slimtau_base::{FileError, TensorFile};
 use slimtau_kernels::loss::{Target, cross_entropy};
 use slimtau_supernet::{BnMode, Layout, Plan, Session, SupernetError, Weights};
-use slimtau_train::Sgd;
+use slimtau_train::{Sgd, zeros};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -58,14 +58,15 @@ pub struct Learner {
 impl Learner {
     /// Training from `start`, with the optimiser at rest.
     pub fn new(config: LearnerConfig, layout: Arc<Layout>, start: Weights) -> Self {
-        let velocities = vec![vec![0.0; start.params.len()]];
+        let velocities = vec![zeros(start.params.len())];
         Self::assemble(config, layout, start, velocities)
     }
 
     /// The same with so many momentum buffers, all at rest, for [`Learner::step_grouped`];
     /// [`Learner::step`] uses the first. Each is as long as the parameters. 0 counts as 1.
     pub fn with_momentum_groups(mut self, groups: usize) -> Self {
-        self.velocities = vec![vec![0.0; self.weights.params.len()]; groups.max(1)];
+        let len = self.weights.params.len();
+        self.velocities = std::iter::repeat_with(|| zeros(len)).take(groups.max(1)).collect();
         self
     }
 
@@ -80,9 +81,17 @@ impl Learner {
         weights: Weights,
         velocities: Vec<Vec<f32>>,
     ) -> Self {
-        let (grads, total) = (vec![0.0; weights.params.len()], Vec::new());
-        let (session, grad_logits, active) = (Session::new(), Vec::new(), Vec::new());
-        Self { config, layout, weights, velocities, grads, total, session, grad_logits, active }
+        Self {
+            config,
+            layout,
+            velocities,
+            grads: zeros(weights.params.len()),
+            weights,
+            total: Vec::new(),
+            session: Session::new(),
+            grad_logits: Vec::new(),
+            active: Vec::new(),
+        }
     }
 
     /// The weights as they stand.
@@ -144,7 +153,8 @@ impl Learner {
         labels: &[u32],
         losses: impl FnOnce(&LearnerConfig, usize, &[f32], &mut [f32]) -> (f64, f64),
     ) -> Result<StepReport, SupernetError> {
-        let Self { config, weights, grads, session, grad_logits, .. } = self;
+        let Self { config, layout, weights, grads, session, grad_logits, .. } = self;
+        session.reserve(layout, images)?;
         let Weights { params, buffers } = weights;
         let norms = config.bn.training(&mut buffers[..], config.bn_momentum);
         let logits = session.forward(plan, params, norms, images)?;

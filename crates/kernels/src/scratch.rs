@@ -23,7 +23,9 @@ impl Scratch {
     pub fn floats(&mut self, len: usize) -> &mut [f32] {
         let lines = len.div_ceil(16);
         if self.lines.len() < lines {
-            self.lines.resize(lines, Line([0.0; 16]));
+            // Not resized: that would copy what nobody asks for.
+            self.lines = Vec::new();
+            self.lines = vec![Line([0.0; 16]); lines];
         }
         let start = self.lines.as_mut_ptr().cast::<f32>();
         // SAFETY: `Line` is exactly 16 f32 (repr(C), size 64 = align 64, no padding), so `lines`

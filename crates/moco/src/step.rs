@@ -7,7 +7,7 @@ use slimtau_base::{FileError, TensorFile, stream};
 use slimtau_kernels::Scratch;
 use slimtau_kernels::loss::info_nce;
 use slimtau_supernet::{BnMode, Layout, Plan, Session, SupernetError, Weights, merge_ranges};
-use slimtau_train::{Sgd, ema_update};
+use slimtau_train::{Sgd, ema_update, zeros};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -89,8 +89,8 @@ impl Moco {
     ) -> Self {
         let len = query.params.len();
         Self {
-            velocity: velocity.unwrap_or_else(|| vec![0.0; len]),
-            grads: vec![0.0; len],
+            velocity: velocity.unwrap_or_else(|| zeros(len)),
+            grads: zeros(len),
             session: Session::new(),
             query_memory: NeckMemory::default(),
             key_memory: NeckMemory::default(),

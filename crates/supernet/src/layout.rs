@@ -60,8 +60,7 @@ pub struct Layout {
     pub(crate) blocks: Vec<BlockSlot>,
     pub(crate) fc_weight: Range<usize>,
     pub(crate) fc_bias: Range<usize>,
-    features: usize,
-    classes: usize,
+    network: Network,
     params: usize,
     buffers: usize,
     tensors: Vec<TensorSlot>,
@@ -97,14 +96,18 @@ impl Layout {
             let (stage, index_in_stage) = (block.stage, block.index_in_stage);
             blocks.push(BlockSlot { stage, index_in_stage, convs, projection });
         }
-        let (features, classes) = (network.features, network.classes);
+        let Network { features, classes, .. } = *network;
         let fc = format!("blocks.{}.fc", network.blocks.len() + 1);
         let fc_weight = builder.place(format!("{fc}.weight"), vec![classes, features], false);
         let fc_bias = builder.place(format!("{fc}.bias"), vec![classes], false);
         let Builder { params, buffers, tensors } = builder;
-        let layout =
-            Self { stem, blocks, fc_weight, fc_bias, features, classes, params, buffers, tensors };
-        Arc::new(layout)
+        let network = network.clone();
+        Arc::new(Self { stem, blocks, fc_weight, fc_bias, network, params, buffers, tensors })
+    }
+
+    /// The network that uses every tensor at full width.
+    pub fn network(&self) -> &Network {
+        &self.network
     }
 
     /// Number of trainable values.
@@ -119,12 +122,12 @@ impl Layout {
 
     /// Channels that enter the classifier at full width.
     pub fn features(&self) -> usize {
-        self.features
+        self.network.features
     }
 
     /// Classes.
     pub fn classes(&self) -> usize {
-        self.classes
+        self.network.classes
     }
 
     /// Every tensor by its checkpoint name, in order of execution.

@@ -3,6 +3,7 @@
 use crate::backend::{
     Backend, Cpu, End, MapView, NormOf, StatisticsAt, Store, Tracked, VectorView,
 };
+use crate::layout::Layout;
 use crate::plan::{Plan, PlannedConv};
 use crate::tape::{ConvTape, Tape};
 use crate::{SupernetError, infer};
@@ -46,6 +47,8 @@ pub struct Session<B: Backend = Cpu> {
     grad_shortcut: B::Map,
     grad_features: B::Vector,
     infer: infer::Memory<B>,
+    /// Values of the largest batch that there is room for, whatever the plan.
+    room: usize,
     batch: usize,
     batch_statistics: bool,
 }
@@ -75,10 +78,39 @@ impl<B: Backend> Session<B> {
             grad_shortcut: backend.map(),
             grad_features: backend.vector(),
             infer: infer::Memory::new(&backend),
+            room: 0,
             batch: 0,
             batch_statistics: false,
             backend,
         }
+    }
+
+    /// Makes room for training passes of any plan of a layout on so many images: with that, a run takes its memory at its
+    /// first step, not whenever a wider subnet happens to be drawn. Does nothing where a call before did it.
+    ///
+    /// # Errors
+    /// When `images` is not a whole number of images, or the machine has not as much memory.
+    pub fn reserve(
+        &mut self,
+        layout: &Layout,
+        images: MapView<'_, B>,
+    ) -> Result<(), SupernetError> {
+        let values = B::map_len(images);
+        if values <= self.room {
+            return Ok(());
+        }
+        let plan = &Plan::new(layout.network(), layout)?;
+        let batch = B::batch(plan, images)?;
+        self.room = values;
+        let Self { backend, tape, shortcut, grad, grad_inner, grad_shortcut, .. } = self;
+        tape.reserve(backend, plan, batch)?;
+        let largest = plan.convs().map(|conv| conv.shape(batch).output_len()).max().unwrap_or(0);
+        for flowing in [grad, grad_inner, grad_shortcut] {
+            flowing.reserve(largest)?;
+        }
+        let projections = plan.blocks.iter().filter_map(|block| block.projection.as_ref());
+        let largest = projections.map(|conv| conv.shape(batch).output_len()).max().unwrap_or(0);
+        shortcut.reserve(largest)
     }
 
     /// Logits [N, classes] of a training pass, remembered for [`Session::backward`].

@@ -6,6 +6,21 @@ use slimtau_parallel::{MOST_SUMS, chunks, chunks_mut, for_each_chunk, sum_over_c
 
 const CHUNK: usize = 1 << 15;
 
+/// Zeros for gradients and velocities, in memory that is there already.
+///
+/// `vec![0.0; len]` is a promise of the system's, kept page by page at the first touch; and a page that is first read and
+/// then written, as an optimiser does, costs two faults and interrupts every other core.
+pub fn zeros(len: usize) -> Vec<f32> {
+    let mut zeros = vec![0.0; len];
+    for value in zeros.iter_mut().step_by(PAGE_FLOATS) {
+        *value = std::hint::black_box(0.0); // a store that the compiler must not drop
+    }
+    zeros
+}
+
+/// Of the smallest pages in use, 4 KiB.
+const PAGE_FLOATS: usize = 1 << 10;
+
 /// Replaces the first replica's gradients by the mean over all, and zeroes the others, ready for
 /// their next step.
 ///

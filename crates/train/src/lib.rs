@@ -37,7 +37,7 @@ struct Readme;
 pub use checkpoint::{Checkpoint, clean_temporaries};
 pub use ema::ema_update;
 pub use error::TrainError;
-pub use gradients::{clip_global_norm, drain_into, reduce_mean};
+pub use gradients::{clip_global_norm, drain_into, reduce_mean, zeros};
 pub use log::{LogLine, RunLog, read_log};
 pub use schedule::{Schedule, ScheduleKind};
 pub use sgd::Sgd;
