@@ -263,17 +263,18 @@ impl<B: Backend> Session<B> {
                     ctx.input(conv, tape_block.convs[i].output.view(), grad_inner, false)?;
                 }
             }
-            let to_input = match &block.projection {
-                None => &mut *grad,
+            let (first, output) = (&block.convs[0], tape_block.convs[0].output.view());
+            match &block.projection {
+                None => ctx.input(first, output, grad, true)?,
                 Some(conv) => {
                     ctx.norm_weight(conv, &mut tape_block.projection, false, None, grad, input)?;
+                    // The projection second: with a stride it adds to a few pixels, where the first would write all.
                     grad_shortcut.reserve(B::map_len(input))?;
-                    ctx.input(conv, tape_block.projection.output.view(), grad_shortcut, false)?;
+                    ctx.input(first, output, grad_shortcut, false)?;
+                    ctx.input(conv, tape_block.projection.output.view(), grad_shortcut, true)?;
                     std::mem::swap(grad, grad_shortcut);
-                    &mut *grad
                 }
-            };
-            ctx.input(&block.convs[0], tape_block.convs[0].output.view(), to_input, true)?;
+            }
         }
 
         if plan.max_pool() {
