@@ -18,11 +18,13 @@ use crate::conv::product::{CHUNK, Fetch, Panels, Product, Stream, multiply};
 use crate::conv::simd::{Isa, Job, LANES, Simd};
 
 /// Floats that the buffers of one thread may take to stay in its own cache.
-const LANE_FLOATS: usize = 160 << 10;
+const LANE_FLOATS: usize = 144 << 10;
 /// Floats of `dU` that a task sums by itself.
 const OWN_FLOATS: usize = 170 << 10;
 /// Floats of `dU` that two tasks sum, each half of its rows, so that it stays in the cores' own caches.
-const SPLIT_FLOATS: usize = 460 << 10;
+const SPLIT_FLOATS: usize = 700 << 10;
+/// Tiles of a block then: two chunks of depth, and with the usual batches as many blocks for each task.
+const SPLIT_TILES: usize = 32;
 /// Tiles that pay for a copy of `dU`.
 const COPY_TILES: usize = 400;
 /// Most copies of `dU`.
@@ -93,14 +95,15 @@ impl Copies {
     fn new(shape: &ConvShape) -> Self {
         let floats = |channels: usize| ALL_POINTS * channels.next_multiple_of(CHUNK);
         let per_tile = floats(shape.in_channels) + floats(shape.out_channels);
-        let target = (LANE_FLOATS / per_tile).clamp(24, 64);
+        let split = all_floats(shape) > OWN_FLOATS;
+        let target = if split { SPLIT_TILES } else { (LANE_FLOATS / per_tile).clamp(24, 64) };
         let grid = Grid::new(shape.batch, shape.height, shape.width, target);
         // Powers of two spread evenly over threads.
-        let (count, least) = if all_floats(shape) <= OWN_FLOATS {
+        let (count, least) = if split {
+            (2, 2)
+        } else {
             let count = (grid.blocks() * grid.largest() / COPY_TILES).clamp(1, COPIES);
             (count.next_power_of_two(), 1)
-        } else {
-            (2, 2)
         };
         let count = count.min(grid.blocks());
         let threads = rayon::current_num_threads();
