@@ -17,10 +17,10 @@ use crate::conv::product::{CHUNK, Fetch, Panels, Stream};
 use crate::conv::simd::{Access, First, Isa, Job, LANES, Simd, Vector, Whole};
 
 /// Floats of `dW` that fit in a core's cache beside a block.
-const OWN_FLOATS: usize = 128 << 10;
+const OWN_FLOATS: usize = 300 << 10;
 /// Floats of the strip and pixels of a block, for one thread.
 const STRIP_FLOATS: usize = 64 << 10;
-const PIXELS: usize = 256;
+const PIXELS: usize = 128;
 /// Pixels that pay for a copy of `dW`.
 const COPY_PIXELS: usize = 1024;
 /// Least and most copies of `dW`: there should be some work for every thread.
