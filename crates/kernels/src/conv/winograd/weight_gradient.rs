@@ -32,9 +32,9 @@ const COPIES: usize = 32;
 /// Floats of `V` and `Z` together when they are shared.
 const SHARED_FLOATS: usize = 3 << 20;
 /// Input channels of a block of `dU` when it is shared out.
-const ROWS: usize = 64;
+const ROWS: usize = 48;
 /// Its output channels, in units of [`LANES`]. Wide blocks read less of `V` and `Z`.
-const SHARE: usize = 8;
+const SHARE: usize = 12;
 
 /// Adds the weight gradient of a 3 x 3 convolution of stride 1 to `grad_weight`.
 pub(in crate::conv) fn weight_gradient(
