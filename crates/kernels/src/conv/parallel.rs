@@ -66,6 +66,8 @@ pub(super) fn part(len: usize, step: usize, parts: usize, i: usize) -> Range<usi
 #[derive(Clone, Copy)]
 pub(super) struct Shares {
     units: usize,
+    /// Units that stay together.
+    step: usize,
     count: usize,
 }
 
@@ -73,7 +75,15 @@ impl Shares {
     /// Shares of up to `widest` units.
     pub(super) fn new(columns: usize, widest: usize) -> Self {
         let units = columns.div_ceil(LANES);
-        Self { units, count: units.div_ceil(widest) }
+        Self { units, step: 1, count: units.div_ceil(widest) }
+    }
+
+    /// Shares of up to `widest` units, whole vectors of `step` units, and as many for each thread of the
+    /// ambient pool.
+    pub(super) fn for_threads(columns: usize, widest: usize, step: usize) -> Self {
+        let units = columns.div_ceil(LANES);
+        let even = units.div_ceil(widest).next_multiple_of(rayon::current_num_threads());
+        Self { units, step, count: even.min(units.div_ceil(step)) }
     }
 
     pub(super) fn count(self) -> usize {
@@ -82,12 +92,12 @@ impl Shares {
 
     /// Columns of the widest share.
     pub(super) fn widest(self) -> usize {
-        self.units.div_ceil(self.count) * LANES
+        self.units.div_ceil(self.step).div_ceil(self.count) * self.step * LANES
     }
 
     /// Columns of share `i`, padded to whole units.
     pub(super) fn get(self, i: usize) -> Range<usize> {
-        let units = part(self.units, 1, self.count, i);
+        let units = part(self.units, self.step, self.count, i);
         units.start * LANES..units.end * LANES
     }
 }
@@ -124,6 +134,34 @@ impl<'a, T> SharedMut<'a, T> {
 mod tests {
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[test]
+    fn shares_cover_all_columns_within_their_width_and_are_even() {
+        for threads in [1, 2, 3, 5] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            for columns in [1, 8, 16, 40, 136, 176, 200, 216, 256, 512] {
+                let every = [Shares::new(columns, 6), Shares::new(columns, 7)];
+                let for_threads = [(6, 2), (2, 1), (1, 1)].map(|(widest, step)| {
+                    pool.install(|| Shares::for_threads(columns, widest, step))
+                });
+                for shares in every.into_iter().chain(for_threads) {
+                    let mut end = 0;
+                    for share in (0..shares.count()).map(|i| shares.get(i)) {
+                        assert_eq!(share.start, end, "{columns} columns, {threads} threads");
+                        assert!(!share.is_empty() && share.len() <= shares.widest());
+                        assert!(shares.widest() - share.len() <= shares.step * LANES);
+                        end = share.end;
+                    }
+                    assert_eq!(end, columns.next_multiple_of(LANES));
+                }
+                for (shares, (widest, step)) in for_threads.iter().zip([(6, 2), (2, 1), (1, 1)]) {
+                    assert!(shares.widest() <= widest * LANES);
+                    let vectors = columns.div_ceil(LANES).div_ceil(step);
+                    assert!(shares.count() % threads == 0 || shares.count() == vectors);
+                }
+            }
+        }
+    }
 
     #[test]
     fn every_task_of_every_list_runs_once() {

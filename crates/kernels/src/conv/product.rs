@@ -32,11 +32,6 @@ impl Panels {
         self.units * LANES
     }
 
-    /// Columns of the widest panel, with their padding.
-    pub(super) fn widest(self) -> usize {
-        (0..self.count).map(|i| self.get(i).1).max().unwrap_or(0) * LANES
-    }
-
     /// First column and width in units of panel `i`.
     #[inline(always)]
     pub(super) fn get(self, i: usize) -> (usize, usize) {

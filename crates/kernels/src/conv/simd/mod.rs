@@ -13,6 +13,7 @@ mod neon;
 mod scalar;
 
 use super::indirect;
+use super::parallel::Shares;
 use super::product::{Kernel, Panels};
 
 /// Lanes of [`Simd::Narrow`], on every instruction set. Buffers between the phases of a kernel pad
@@ -216,13 +217,20 @@ impl Isa {
 
     /// How the columns of a product over `channels` are cut.
     pub(super) fn panels(self, channels: usize) -> Panels {
-        let (base, joined) = self.panel_units();
+        let (base, joined, _) = self.panel_units();
         Panels::new(channels, base, joined)
     }
 
-    fn panel_units(self) -> (usize, usize) {
-        fn of<S: Simd>() -> (usize, usize) {
-            (S::PANEL, S::JOINED)
+    /// How they are cut where each panel is a task: a panel to a share, as wide as there are kernels for.
+    pub(super) fn panel_shares(self, channels: usize) -> Shares {
+        let (base, joined, vector) = self.panel_units();
+        Shares::for_threads(channels, base + joined, vector)
+    }
+
+    /// Units of a panel, those that it takes in, and those of a wide vector.
+    fn panel_units(self) -> (usize, usize, usize) {
+        fn of<S: Simd>() -> (usize, usize, usize) {
+            (S::PANEL, S::JOINED, S::Wide::LANES / LANES)
         }
         match self.0 {
             Kind::Scalar => of::<scalar::Scalar>(),

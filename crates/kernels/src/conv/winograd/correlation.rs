@@ -1,5 +1,7 @@
 //! Forward and data gradient.
 
+use std::ops::Range;
+
 use super::ahead;
 use super::filter::{FilterLayout, FilterPanel, Filters};
 use super::grid::{Block, Grid};
@@ -223,10 +225,10 @@ fn by_panels(
 ) {
     let grid = Grid::new(map.batch, map.height, map.width, SHARED_TILES);
     let tiles = grid.largest();
-    // One panel a task: the products of all tiles stay in a core's cache. Narrower ones would spread
-    // more evenly, but each of them reads all of `V`.
-    let panels = isa.panels(filters.columns);
-    let widest = panels.widest();
+    // One panel a task: the products of all tiles stay in a core's cache. As wide as may be, for each of
+    // them reads all of `V`.
+    let shares = isa.panel_shares(filters.columns);
+    let widest = shares.widest();
     let pieces = filters.depth.div_ceil(DEPTH);
 
     let v_layout = Layout::by_point(tiles, DEPTH);
@@ -257,10 +259,11 @@ fn by_panels(
         });
         let v = &*v;
 
-        for_each_task(panels.count(), lanes, lane, |task, lane| {
+        for_each_task(shares.count(), lanes, lane, |task, lane| {
             let (u, m) = lane.split_at_mut(u_len);
-            let (first, units) = panels.get(task);
-            let width = units * LANES;
+            let Range { start: first, end } = shares.get(task);
+            let width = end - first;
+            let units = width / LANES;
             let m_layout = Layout::by_tile(width);
             for piece in 0..pieces {
                 let depths = piece * DEPTH..((piece + 1) * DEPTH).min(filters.depth);
