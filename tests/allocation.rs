@@ -144,9 +144,8 @@ impl Fixture {
 const WARM_UP: u64 = 3;
 const COUNTED: u64 = 8;
 
-/// The widest network at every depth that moves a later stage to another place among the blocks. A
-/// session keeps its memory by a block's place, and a block of a later stage is wider: no subnet needs
-/// more at any place than one of these.
+/// The widest network at every depth that moves a later stage to another place among the blocks: the maps
+/// of an evaluation take turns from block to block, and no subnet needs more of any than one of these.
 fn widest(f: &Fixture) -> Vec<Plan> {
     let mut arch = f.space.largest();
     let mut archs = vec![arch.clone()];
@@ -260,6 +259,17 @@ fn steps_allocate_nothing_and_plans_little() {
     }
     let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
     pool.install(|| check_all(&mini, &modes[..1]));
+
+    // A run's first step takes the memory of all, were its subnet the shallowest.
+    let mut learner = mini.learner(BnMode::Tracked);
+    let mut step = |plans: &[Plan]| {
+        let report = learner.step(5e-4, plans, &mini.images, &mini.labels, None);
+        report.map(|_| ()).unwrap();
+    };
+    let plans = widest(&mini);
+    let ((), _, first) = allocated(|| step(&plans[plans.len() - 1..]));
+    let ((), _, later) = allocated(|| step(&plans));
+    assert!(later < first / 10, "{first} bytes at the first step, {later} at another");
 
     // What a step's subnets take before it: a fraction of one image's activations.
     let (_, calls, bytes) = allocated(|| mini.plans(1));

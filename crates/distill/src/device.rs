@@ -260,7 +260,7 @@ impl<T: Precision> DeviceLearner<T> {
         let Self {
             gpu, config, layout, weights, grads, session, grad_logits, losses, hits, ..
         } = self;
-        session.reserve(layout, batch.images())?;
+        session.reserve(layout, batch.labels.len())?;
         let DeviceWeights { params, buffers } = weights;
         let norms = config.bn.training(buffers, config.bn_momentum);
         let logits = session.forward(plan, params, norms, batch.images())?;

@@ -154,7 +154,7 @@ impl Learner {
         losses: impl FnOnce(&LearnerConfig, usize, &[f32], &mut [f32]) -> (f64, f64),
     ) -> Result<StepReport, SupernetError> {
         let Self { config, layout, weights, grads, session, grad_logits, .. } = self;
-        session.reserve(layout, images)?;
+        session.reserve(layout, plan.batch(images)?)?;
         let Weights { params, buffers } = weights;
         let norms = config.bn.training(&mut buffers[..], config.bn_momentum);
         let logits = session.forward(plan, params, norms, images)?;

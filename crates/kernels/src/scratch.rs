@@ -23,9 +23,14 @@ impl Scratch {
     pub fn floats(&mut self, len: usize) -> &mut [f32] {
         let lines = len.div_ceil(16);
         if self.lines.len() < lines {
-            // Not resized: that would copy what nobody asks for.
-            self.lines = Vec::new();
-            self.lines = vec![Line([0.0; 16]); lines];
+            if self.lines.capacity() < lines {
+                // Not grown in place: that would copy what nobody may ask for. Room to spare costs addresses, not memory.
+                let capacity = lines.max(2 * self.lines.capacity());
+                self.lines = Vec::new();
+                self.lines.reserve_exact(capacity);
+            }
+            // Nor may anybody count on zeros.
+            self.lines.resize(lines, Line([f32::NAN; 16]));
         }
         let start = self.lines.as_mut_ptr().cast::<f32>();
         // SAFETY: `Line` is exactly 16 f32 (repr(C), size 64 = align 64, no padding), so `lines`

@@ -135,8 +135,9 @@ impl Layout {
         &self.tensors
     }
 
-    pub(crate) fn block(&self, stage: usize, index_in_stage: usize) -> Option<&BlockSlot> {
-        self.blocks.iter().find(|b| b.stage == stage && b.index_in_stage == index_in_stage)
+    /// The place of a block in `blocks`.
+    pub(crate) fn place(&self, stage: usize, index_in_stage: usize) -> Option<usize> {
+        self.blocks.iter().position(|b| b.stage == stage && b.index_in_stage == index_in_stage)
     }
 }
 

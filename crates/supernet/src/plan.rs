@@ -44,6 +44,8 @@ impl PlannedConv {
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct PlannedBlock {
+    /// Its place among the layout's blocks.
+    pub place: usize,
     pub convs: Vec<PlannedConv>,
     pub projection: Option<PlannedConv>,
 }
@@ -83,7 +85,8 @@ impl Plan {
         let mut blocks = Vec::with_capacity(network.blocks.len());
         for block in &network.blocks {
             let (stage, index) = (block.stage, block.index_in_stage);
-            let slot = layout.block(stage, index);
+            let place = layout.place(stage, index);
+            let slot = place.map(|place| &layout.blocks[place]);
             let convs = block.convs.iter().enumerate();
             let convs = convs.map(|(i, conv)| {
                 planned(conv, slot.and_then(|s| s.convs.get(i)), stage + 1, index + 1)
@@ -92,7 +95,9 @@ impl Plan {
             let projection = block.projection.as_ref().map(|conv| {
                 planned(conv, slot.and_then(|s| s.projection.as_ref()), stage + 1, index + 1)
             });
-            blocks.push(PlannedBlock { convs, projection: projection.transpose()? });
+            let projection = projection.transpose()?;
+            // A block without a place has not got here.
+            blocks.push(PlannedBlock { place: place.unwrap_or_default(), convs, projection });
         }
         if network.classes != layout.classes() {
             return Err(SupernetError::NoPlace {

@@ -47,7 +47,7 @@ pub struct Session<B: Backend = Cpu> {
     grad_shortcut: B::Map,
     grad_features: B::Vector,
     infer: infer::Memory<B>,
-    /// Values of the largest batch that there is room for, whatever the plan.
+    /// Images that there is room for, whatever the plan.
     room: usize,
     batch: usize,
     batch_statistics: bool,
@@ -85,32 +85,28 @@ impl<B: Backend> Session<B> {
         }
     }
 
-    /// Makes room for training passes of any plan of a layout on so many images: with that, a run takes its memory at its
-    /// first step, not whenever a wider subnet happens to be drawn. Does nothing where a call before did it.
+    /// Makes room for the activations and gradients of any plan of a layout on so many images: with that, a run takes nearly
+    /// all its memory at its first step, not whenever a wider subnet happens to be drawn. Does nothing where a call before had
+    /// as many images; a session is for one layout.
     ///
     /// # Errors
-    /// When `images` is not a whole number of images, or the machine has not as much memory.
-    pub fn reserve(
-        &mut self,
-        layout: &Layout,
-        images: MapView<'_, B>,
-    ) -> Result<(), SupernetError> {
-        let values = B::map_len(images);
-        if values <= self.room {
+    /// When the machine has not as much; the CPU does not fail.
+    pub fn reserve(&mut self, layout: &Layout, images: usize) -> Result<(), SupernetError> {
+        if images <= self.room {
             return Ok(());
         }
         let plan = &Plan::new(layout.network(), layout)?;
-        let batch = B::batch(plan, images)?;
-        self.room = values;
         let Self { backend, tape, shortcut, grad, grad_inner, grad_shortcut, .. } = self;
-        tape.reserve(backend, plan, batch)?;
-        let largest = plan.convs().map(|conv| conv.shape(batch).output_len()).max().unwrap_or(0);
+        tape.reserve(backend, plan, images)?;
+        let largest = plan.convs().map(|conv| conv.shape(images).output_len()).max().unwrap_or(0);
         for flowing in [grad, grad_inner, grad_shortcut] {
             flowing.reserve(largest)?;
         }
         let projections = plan.blocks.iter().filter_map(|block| block.projection.as_ref());
-        let largest = projections.map(|conv| conv.shape(batch).output_len()).max().unwrap_or(0);
-        shortcut.reserve(largest)
+        let largest = projections.map(|conv| conv.shape(images).output_len()).max().unwrap_or(0);
+        shortcut.reserve(largest)?;
+        self.room = images;
+        Ok(())
     }
 
     /// Logits [N, classes] of a training pass, remembered for [`Session::backward`].
@@ -156,7 +152,11 @@ impl<B: Backend> Session<B> {
             ctx.backend.max_pool_forward(plan, batch, stem_out, pooled, Some(places))?;
         }
         let mut input: &B::Map = if plan.max_pool() { pooled } else { stem_out };
-        for (block, tape) in plan.blocks.iter().zip(blocks.iter_mut()) {
+        let mut later = &mut blocks[..];
+        let mut place = 0;
+        for block in &plan.blocks {
+            let (tape, rest) = later[block.place - place..].split_first_mut().expect("reserved");
+            (later, place) = (rest, block.place + 1);
             let residual = match &block.projection {
                 None => input,
                 Some(conv) => {
@@ -241,10 +241,11 @@ impl<B: Backend> Session<B> {
         ctx.backend.average_pool_backward(plan, batch, grad_features, grad)?;
 
         for (n, block) in plan.blocks.iter().enumerate().rev() {
-            let (earlier, this) = tape.blocks.split_at_mut(n);
+            let (earlier, this) = tape.blocks.split_at_mut(block.place);
             let tape_block = &mut this[0];
             let first = if plan.max_pool() { &tape.pooled } else { &tape.stem_out };
-            let input = earlier.last().map_or(first, |b| &b.out).view();
+            let before = n.checked_sub(1).map(|n| plan.blocks[n].place);
+            let input = before.map_or(first, |place| &earlier[place].out).view();
 
             // From the block's output down to the first convolution: `grad` ends as the gradient
             // of the shortcut, `grad_inner` carries the gradient along the branch.

@@ -82,7 +82,7 @@ impl<B: Backend> Tape<B> {
         }
     }
 
-    /// Makes room for a plan; allocates only where no earlier plan was as deep or as wide.
+    /// Makes room for a plan; allocates only where no earlier plan was as wide.
     pub fn reserve(&mut self, backend: &B, plan: &Plan, batch: usize) -> Result<(), SupernetError> {
         self.stem.reserve(&plan.stem, batch)?;
         self.stem_out.reserve(plan.stem.shape(batch).output_len())?;
@@ -92,12 +92,14 @@ impl<B: Backend> Tape<B> {
             self.pooled.reserve(len)?;
             self.places.reserve(len)?;
         }
-        while self.blocks.len() < plan.blocks.len() {
+        let places = plan.blocks.last().map_or(0, |block| block.place + 1);
+        while self.blocks.len() < places {
             let (convs, hidden) = (Vec::new(), Vec::new());
             let projection = ConvTape::new(backend);
             self.blocks.push(BlockTape { convs, projection, hidden, out: backend.map() });
         }
-        for (tape, block) in self.blocks.iter_mut().zip(&plan.blocks) {
+        for block in &plan.blocks {
+            let tape = &mut self.blocks[block.place];
             let last = block.convs.len() - 1;
             if tape.convs.len() < block.convs.len() {
                 tape.convs.resize_with(block.convs.len(), || ConvTape::new(backend));

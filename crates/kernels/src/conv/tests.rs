@@ -230,9 +230,12 @@ fn large_maps_and_batches() {
     check_all(&[[40, 14, 14]], &[[72, 136]], &[[3, 1]]);
     check_all(&[[3, 120, 121]], &[[3, 16]], &[[3, 1], [7, 2], [5, 3]]);
     check_all(&[[2, 64, 64]], &[[1, 12]], &[[3, 1]]);
-    // Weight gradients too large for a core's cache.
-    check_all(&[[17, 16, 16]], &[[512, 264]], &[[1, 3]]);
-    check_all(&[[5, 40, 40]], &[[136, 112]], &[[3, 3]]);
+    // Filters and weight gradients too large for a core's cache, and more than one block of tiles.
+    check_all(&[[13, 14, 14]], &[[256, 208]], &[[3, 1]]);
+    // Strided weight gradients that are, with several parts of the pixels and several blocks.
+    check_all(&[[17, 16, 16]], &[[1200, 264]], &[[1, 3]]);
+    check_all(&[[5, 40, 40]], &[[264, 160]], &[[3, 3]]);
+    check_all(&[[33, 32, 32]], &[[640, 488]], &[[1, 2]]);
 }
 
 #[test]
@@ -251,11 +254,13 @@ fn threads_do_not_change_a_bit() {
         ([20, 28, 28], [24, 16], [3, 1]),
         ([16, 7, 7], [256, 208], [3, 1]),
         ([9, 14, 14], [128, 96], [3, 1]),
+        ([13, 14, 14], [256, 208], [3, 1]),
         ([9, 15, 15], [24, 40], [3, 2]),
         ([4, 56, 56], [3, 16], [7, 2]),
         ([6, 28, 28], [1, 32], [3, 1]),
         ([9, 13, 13], [64, 44], [1, 2]),
         ([8, 14, 14], [144, 136], [3, 2]),
+        ([9, 15, 15], [200, 184], [3, 2]),
     ] {
         let case = Case::new(shape(map, channels, kernel));
         for isa in Isa::available() {

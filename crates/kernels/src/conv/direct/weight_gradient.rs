@@ -33,8 +33,6 @@ const SHARED_PIXELS: usize = 1 << 13;
 const PIECE: usize = 64;
 /// Panels of it.
 const PANELS: usize = 4;
-/// Least tasks that a block should make then.
-const TASKS: usize = 16;
 
 /// Adds to `grad_weight`.
 pub(in crate::conv) fn weight_gradient(
@@ -130,25 +128,22 @@ fn by_pixels(plan: &Plan<'_>, grad_weight: &mut [f32], scratch: &mut Scratch) {
     add_sums(plan, &sums_of[..copies * sums], copies, sums, grad_weight, lanes, lane);
 }
 
-/// The operands of a block are shared, a task takes some rows and panels of `dW`, and part of the
-/// pixels if that makes too few tasks.
+/// The operands of a block are shared, and a task takes some rows and panels of `dW`: there are many.
 fn by_pieces(plan: &Plan<'_>, grad_weight: &mut [f32], scratch: &mut Scratch) {
     let Plan { isa, class, strip, panels, .. } = *plan;
     let depth = class.depth;
     let blocks = Blocks::new(&strip, &class, SHARED_FLOATS, SHARED_PIXELS);
     let pieces = depth.div_ceil(PIECE);
     let groups = panels.count().div_ceil(PANELS);
-    let tiles = pieces * groups;
     let largest = blocks.largest();
     let most = largest.rows(&class);
-    let splits = TASKS.div_ceil(tiles).min(most.div_ceil(64));
 
     let strip_len = strip.floats(&largest).next_multiple_of(CHUNK);
     let (list_len, taps_len) = (most.next_multiple_of(CHUNK), depth.next_multiple_of(CHUNK));
     let b_len = most * panels.columns();
     let sums = (depth * panels.columns()).next_multiple_of(CHUNK);
     let lane = lane_len(0);
-    let total = strip_len + list_len + taps_len + b_len.next_multiple_of(CHUNK) + splits * sums;
+    let total = strip_len + list_len + taps_len + b_len.next_multiple_of(CHUNK) + sums;
     let (shared, lanes) = scratch.split(total, lane);
     let (padded, rest) = shared.split_at_mut(strip_len);
     let (list, rest) = rest.split_at_mut(list_len);
@@ -165,16 +160,13 @@ fn by_pieces(plan: &Plan<'_>, grad_weight: &mut [f32], scratch: &mut Scratch) {
         let (b, list) = (&*b, &*list);
 
         let writer = SharedMut::new(sums_of);
-        for_each_task(tiles * splits, lanes, lane, |task, _| {
-            let (split, tile) = (task / tiles, task % tiles);
-            let (piece, group) = (tile % pieces, tile / pieces);
+        for_each_task(pieces * groups, lanes, lane, |task, _| {
+            let (piece, group) = (task % pieces, task / pieces);
             let rows = part(depth, LANES, pieces, piece);
-            let pixels_here = part(pixels, 1, splits, split);
-            let parts = pixels_here.len().div_ceil(PIXELS);
+            let parts = pixels.div_ceil(PIXELS);
             // What a part of the pixels reads stays in the core's cache for all panels.
             for i in 0..parts {
-                let here = part(pixels_here.len(), 1, parts, i);
-                let here = pixels_here.start + here.start..pixels_here.start + here.end;
+                let here = part(pixels, 1, parts, i);
                 for at in part(panels.count(), 1, groups, group) {
                     let (first, units) = panels.get(at);
                     let job = PieceProduct {
@@ -184,17 +176,16 @@ fn by_pieces(plan: &Plan<'_>, grad_weight: &mut [f32], scratch: &mut Scratch) {
                         from: start.as_ptr(),
                         offsets: list.as_ptr(),
                         b: b[pixels * first..].as_ptr(),
-                        to: writer.at(split * sums + first * depth + rows.start * units * LANES),
+                        to: writer.at(first * depth + rows.start * units * LANES),
                         accumulate: i > 0,
                         fetch: std::ptr::null_mut(),
                     };
-                    // SAFETY: these rows of this partial sum are this task's, and the offsets
-                    // stay within the strip.
+                    // SAFETY: these rows of the sums are this task's, and the offsets stay within the strip.
                     unsafe { isa.run(job) };
                 }
             }
         });
-        add_sums(plan, &sums_of[..splits * sums], splits, sums, grad_weight, lanes, lane);
+        add_sums(plan, &sums_of[..sums], 1, sums, grad_weight, lanes, lane);
     }
 }
 
@@ -323,8 +314,8 @@ impl Job for PieceProduct<'_> {
 fn add_sums(
     plan: &Plan<'_>,
     sums_of: &[f32],
-    splits: usize,
-    split_stride: usize,
+    copies: usize,
+    copy_stride: usize,
     grad_weight: &mut [f32],
     lanes: &mut [f32],
     lane: usize,
@@ -338,8 +329,8 @@ fn add_sums(
             depths: part(depth, 1, parts, task),
             panels: plan.panels,
             from: sums_of.as_ptr(),
-            splits,
-            split_stride,
+            copies,
+            copy_stride,
             depth,
             to: to.at(0),
         };
@@ -353,10 +344,10 @@ struct AddRows<'a> {
     shape: &'a ConvShape,
     depths: Range<usize>,
     panels: Panels,
-    /// `[split][panel][depth][width]`.
+    /// `[copy][panel][depth][width]`.
     from: *const f32,
-    splits: usize,
-    split_stride: usize,
+    copies: usize,
+    copy_stride: usize,
     depth: usize,
     to: *mut f32,
 }
@@ -396,8 +387,8 @@ impl AddRows<'_> {
         // SAFETY: passed on to the caller.
         unsafe {
             let mut sum: V = access.load(from);
-            for split in 1..self.splits {
-                sum = sum.add(access.load(from.wrapping_add(split * self.split_stride)));
+            for split in 1..self.copies {
+                sum = sum.add(access.load(from.wrapping_add(split * self.copy_stride)));
             }
             access.store(sum.add(access.load(to)), to);
         }
