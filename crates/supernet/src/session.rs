@@ -5,7 +5,7 @@ use crate::backend::{
 };
 use crate::layout::Layout;
 use crate::plan::{Plan, PlannedConv};
-use crate::tape::{ConvTape, Tape};
+use crate::tape::{ConvTape, Tape, input_and_tape};
 use crate::{SupernetError, infer};
 use slimtau_kernels::linear::LinearShape;
 use slimtau_kernels::pool::PoolShape;
@@ -98,13 +98,13 @@ impl<B: Backend> Session<B> {
         let plan = &Plan::new(layout.network(), layout)?;
         let Self { backend, tape, shortcut, grad, grad_inner, grad_shortcut, .. } = self;
         tape.reserve(backend, plan, images)?;
-        let largest = plan.convs().map(|conv| conv.shape(images).output_len()).max().unwrap_or(0);
+        let len = |conv: &PlannedConv| conv.shape(images).output_len();
+        let largest = plan.convs().map(len).max().unwrap_or(0);
         for flowing in [grad, grad_inner, grad_shortcut] {
             flowing.reserve(largest)?;
         }
         let projections = plan.blocks.iter().filter_map(|block| block.projection.as_ref());
-        let largest = projections.map(|conv| conv.shape(images).output_len()).max().unwrap_or(0);
-        shortcut.reserve(largest)?;
+        shortcut.reserve(projections.map(len).max().unwrap_or(0))?;
         self.room = images;
         Ok(())
     }
@@ -151,12 +151,9 @@ impl<B: Backend> Session<B> {
         if plan.max_pool() {
             ctx.backend.max_pool_forward(plan, batch, stem_out, pooled, Some(places))?;
         }
-        let mut input: &B::Map = if plan.max_pool() { pooled } else { stem_out };
-        let mut later = &mut blocks[..];
-        let mut place = 0;
-        for block in &plan.blocks {
-            let (tape, rest) = later[block.place - place..].split_first_mut().expect("reserved");
-            (later, place) = (rest, block.place + 1);
+        let first: &B::Map = if plan.max_pool() { pooled } else { stem_out };
+        for (n, block) in plan.blocks.iter().enumerate() {
+            let (input, tape) = input_and_tape(plan, n, first, blocks);
             let residual = match &block.projection {
                 None => input,
                 Some(conv) => {
@@ -176,8 +173,8 @@ impl<B: Backend> Session<B> {
                 };
                 ctx.conv_norm(conv, x, res, true, &mut tape.convs[i], out)?;
             }
-            input = &tape.out;
         }
+        let input = plan.blocks.last().map_or(first, |block| &blocks[block.place].out);
         backend.average_pool_forward(plan, batch, input.view(), features)?;
         Ok(self.tape.features.view())
     }
@@ -241,11 +238,9 @@ impl<B: Backend> Session<B> {
         ctx.backend.average_pool_backward(plan, batch, grad_features, grad)?;
 
         for (n, block) in plan.blocks.iter().enumerate().rev() {
-            let (earlier, this) = tape.blocks.split_at_mut(block.place);
-            let tape_block = &mut this[0];
             let first = if plan.max_pool() { &tape.pooled } else { &tape.stem_out };
-            let before = n.checked_sub(1).map(|n| plan.blocks[n].place);
-            let input = before.map_or(first, |place| &earlier[place].out).view();
+            let (input, tape_block) = input_and_tape(plan, n, first, &mut tape.blocks);
+            let input = input.view();
 
             // From the block's output down to the first convolution: `grad` ends as the gradient
             // of the shortcut, `grad_inner` carries the gradient along the branch.

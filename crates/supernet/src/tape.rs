@@ -58,12 +58,25 @@ pub(crate) struct BlockTape<B: Backend> {
     pub out: B::Map,
 }
 
+/// What block `n` of a plan reads, and its own memory; `first` is what the first block reads.
+pub(crate) fn input_and_tape<'t, B: Backend>(
+    plan: &Plan,
+    n: usize,
+    first: &'t B::Map,
+    blocks: &'t mut [BlockTape<B>],
+) -> (&'t B::Map, &'t mut BlockTape<B>) {
+    let (earlier, this) = blocks.split_at_mut(plan.blocks[n].place);
+    let before = n.checked_sub(1).map(|n| plan.blocks[n].place);
+    (before.map_or(first, |place| &earlier[place].out), &mut this[0])
+}
+
 pub(crate) struct Tape<B: Backend> {
     pub stem: ConvTape<B>,
     /// relu(bn(stem)); when there is no max-pool, the first block's input.
     pub stem_out: B::Map,
     pub pooled: B::Map,
     pub places: B::Places,
+    /// By a block's place in the layout, whichever of them a plan has.
     pub blocks: Vec<BlockTape<B>>,
     pub features: B::Vector,
     pub logits: B::Vector,

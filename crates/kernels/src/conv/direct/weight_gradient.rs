@@ -387,8 +387,8 @@ impl AddRows<'_> {
         // SAFETY: passed on to the caller.
         unsafe {
             let mut sum: V = access.load(from);
-            for split in 1..self.copies {
-                sum = sum.add(access.load(from.wrapping_add(split * self.copy_stride)));
+            for copy in 1..self.copies {
+                sum = sum.add(access.load(from.wrapping_add(copy * self.copy_stride)));
             }
             access.store(sum.add(access.load(to)), to);
         }
