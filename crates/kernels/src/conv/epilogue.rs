@@ -57,16 +57,16 @@ impl From<Epilogue<'_>> for Finish {
 }
 
 impl Finish {
-    /// Finishes vectors of neighbouring pixels: `values[j]`, `j < n <= 4`, are channels `channel..` of the pixel
+    /// Finishes vectors of neighbouring pixels: `values[j]`, `j < n <= N`, are channels `channel..` of the pixel
     /// at `output + at + j * pixel`.
     ///
     /// # Safety
     /// The channels exist in the output (and in scale, shift and residual), as many as
     /// `access` touches.
     #[inline(always)]
-    pub(super) unsafe fn pixels<V: Vector>(
+    pub(super) unsafe fn pixels<V: Vector, const N: usize>(
         self,
-        values: [V; 4],
+        values: [V; N],
         n: usize,
         output: *mut f32,
         at: usize,

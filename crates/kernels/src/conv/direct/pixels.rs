@@ -333,16 +333,14 @@ impl Job for ScatterRows<'_> {
             // touched.
             unsafe {
                 while c + S::Wide::LANES <= map.channels {
-                    let zero = S::Wide::splat(0.0);
-                    let values = [S::Wide::load(from.wrapping_add(c)), zero, zero, zero];
-                    self.finish.pixels(values, 1, self.to, at, 0, c, Whole);
+                    let value = S::Wide::load(from.wrapping_add(c));
+                    self.finish.pixels([value], 1, self.to, at, 0, c, Whole);
                     c += S::Wide::LANES;
                 }
                 while c < map.channels {
                     let access = First(LANES.min(map.channels - c));
-                    let zero = S::Narrow::splat(0.0);
-                    let values = [access.load(from.wrapping_add(c)), zero, zero, zero];
-                    self.finish.pixels::<S::Narrow>(values, 1, self.to, at, 0, c, access);
+                    let value: S::Narrow = access.load(from.wrapping_add(c));
+                    self.finish.pixels([value], 1, self.to, at, 0, c, access);
                     c += LANES;
                 }
             }

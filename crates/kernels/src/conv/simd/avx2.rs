@@ -24,7 +24,6 @@ unsafe fn first(n: usize) -> __m256i {
 
 impl Vector for Ymm {
     const LANES: usize = LANES;
-    const REGISTERS: usize = 16;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {

@@ -14,7 +14,6 @@ pub(in crate::conv) struct Zmm(__m512);
 
 impl Vector for Zmm {
     const LANES: usize = 16;
-    const REGISTERS: usize = 32;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {

@@ -27,8 +27,6 @@ pub(super) const LANES: usize = 8;
 pub(super) trait Vector: Copy {
     /// Lanes.
     const LANES: usize;
-    /// How many of them the instruction set has.
-    const REGISTERS: usize;
 
     /// # Safety
     /// The instruction set is available.

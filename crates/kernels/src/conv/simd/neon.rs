@@ -28,7 +28,6 @@ impl Pair {
 
 impl Vector for Pair {
     const LANES: usize = LANES;
-    const REGISTERS: usize = 32;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {

@@ -20,7 +20,6 @@ impl Lanes {
 
 impl Vector for Lanes {
     const LANES: usize = LANES;
-    const REGISTERS: usize = 16;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {

@@ -5,7 +5,6 @@
 //! brings the next block's pixels to the second-level cache in between. In bursts they would fill
 //! the miss buffers and stop the products, so they are spread as thinly as they can be.
 
-use super::ALL_POINTS;
 use super::grid::Block;
 use crate::conv::product::{CHUNK, Fetch, Stream};
 
@@ -25,15 +24,16 @@ pub(super) fn stream(
 }
 
 /// Spreads two streams over the products of a block: `panels` panels of `rows` rows of `depth` at
-/// every point, in register tiles of about 8 rows.
+/// each of `points` points, in register tiles of about 8 rows.
 pub(super) fn spread(
     read: Stream,
     other: Stream,
     write: bool,
+    points: usize,
     panels: usize,
     rows: usize,
     depth: usize,
 ) -> Fetch {
-    let steps = ALL_POINTS * panels * rows.div_ceil(8) * depth.div_ceil(CHUNK);
+    let steps = points * panels * rows.div_ceil(8) * depth.div_ceil(CHUNK);
     Fetch::new(read, other, write, steps)
 }

@@ -4,12 +4,12 @@ use std::ops::Range;
 
 use super::ahead;
 use super::filter::{FilterLayout, FilterPanel, Filters};
-use super::grid::{Block, Grid};
+use super::grid::{Block, Grid, Tiling};
 use super::input::{InputTiles, Tiles};
 use super::layout::Layout;
 use super::output::OutputTiles;
-use super::points::POINTS;
-use super::{ALL_POINTS, padded};
+use super::padded;
+use super::points::MOST_OUTPUTS;
 use crate::Scratch;
 use crate::conv::columns::ByColumns;
 use crate::conv::epilogue::Finish;
@@ -39,8 +39,15 @@ pub(in crate::conv) struct Statistics<'a> {
 /// Floats of `V` and `M` of one thread. Little, for the filters beside them are to stay in a core's own
 /// cache from block to block.
 const LANE_FLOATS: usize = 88 << 10;
+/// The same where tiles are large, which have more points.
+const LARGE_LANE_FLOATS: usize = 120 << 10;
 /// Floats of `U` beyond which it is not kept whole.
 const FILTER_FLOATS: usize = 700 << 10;
+/// Floats of `U` up to which large tiles pay: a point more costs a core's own cache more than the
+/// products that it saves.
+const LARGE_FILTER_FLOATS: usize = 176 << 10;
+/// Outputs of the largest tiles where `U` is not kept whole, in one dimension.
+const MANY_CHANNELS_OUTPUTS: usize = 5;
 /// Floats of `U` that stay in a core's own cache beside those buffers.
 const GROUP_FLOATS: usize = 290 << 10;
 /// Depth of a piece of `U` when it is not.
@@ -62,11 +69,16 @@ pub(in crate::conv) fn correlate(
 ) {
     // As they are stored: so there are at most three groups of output channels.
     let [depth, columns] = [filters.depth, filters.columns].map(|n| n.next_multiple_of(LANES));
-    if ALL_POINTS * depth * columns <= FILTER_FLOATS {
-        by_tiles(isa, map, input, filters, output, finish, statistics, scratch);
+    let fits = |tiling: &Tiling, floats| tiling.points() * depth * columns <= floats;
+    let large = Tiling::large(map.height, map.width, MOST_OUTPUTS);
+    let few = Some(large).filter(|tiling| fits(tiling, LARGE_FILTER_FLOATS));
+    let small = Tiling::small(map.height, map.width);
+    if let Some(tiling) = few.or(Some(small).filter(|tiling| fits(tiling, FILTER_FLOATS))) {
+        by_tiles(isa, map, tiling, input, filters, output, finish, statistics, scratch);
         return;
     }
-    by_panels(isa, map, input, filters, output, finish, scratch);
+    let tiling = Tiling::large(map.height, map.width, MANY_CHANNELS_OUTPUTS);
+    by_panels(isa, map, tiling, input, filters, output, finish, scratch);
     if let Some(Statistics { mean, var }) = statistics {
         batch_statistics(filters.columns, output, mean, var, scratch);
     }
@@ -76,6 +88,7 @@ pub(in crate::conv) fn correlate(
 fn by_tiles(
     isa: Isa,
     map: Map,
+    tiling: Tiling,
     input: &[f32],
     filters: Filters,
     output: &mut [f32],
@@ -88,16 +101,18 @@ fn by_tiles(
     // go by. Tiles are transformed anew for each of the few groups, and threads transform filters
     // each for themselves: either is cheaper than to fetch what another core has just written. Each
     // thread stays with one group for as long as that has blocks left.
-    let all = ALL_POINTS * depth * filters.columns.next_multiple_of(LANES);
+    let (side, points) = (tiling.side(), tiling.points());
+    let all = points * depth * filters.columns.next_multiple_of(LANES);
     let units = filters.columns.div_ceil(LANES);
     let groups = Shares::new(filters.columns, units.div_ceil(all.div_ceil(GROUP_FLOATS).max(1)));
-    let (v_layout, m_layout) = (Layout::by_tile(depth), Layout::by_tile(groups.widest()));
-    let target = (LANE_FLOATS / (v_layout.row + m_layout.row)).clamp(8, 64);
-    let grid = Grid::new(map.batch, map.height, map.width, target);
+    let [v_layout, m_layout] = [depth, groups.widest()].map(|n| Layout::by_tile(side, n));
+    let lane_floats = if tiling.is_small() { LANE_FLOATS } else { LARGE_LANE_FLOATS };
+    let target = (lane_floats / (v_layout.row + m_layout.row)).clamp(8, 64);
+    let grid = Grid::new(tiling, map.batch, target);
 
     let u_point = padded(depth * groups.widest());
-    let u_len = ALL_POINTS * u_point;
-    let u_layout = FilterLayout::Dense { point: u_point, depth };
+    let u_len = points * u_point;
+    let u_layout = FilterLayout::Dense { side, point: u_point, depth };
     let v_len = v_layout.len(grid.largest());
     let lane = lane_len(u_len + v_len + m_layout.len(grid.largest()));
     let blocks = grid.blocks();
@@ -154,6 +169,7 @@ fn by_tiles(
             ahead::stream(next, input.as_ptr(), filters.depth, filters.depth),
             ahead::stream(next, maps.at(columns.start), filters.columns, width),
             true,
+            points,
             panels.count(),
             block.len(),
             filters.depth,
@@ -217,13 +233,14 @@ fn by_tiles(
 fn by_panels(
     isa: Isa,
     map: Map,
+    tiling: Tiling,
     input: &[f32],
     filters: Filters,
     output: &mut [f32],
     finish: Finish,
     scratch: &mut Scratch,
 ) {
-    let grid = Grid::new(map.batch, map.height, map.width, SHARED_TILES);
+    let grid = Grid::new(tiling, map.batch, SHARED_TILES);
     let tiles = grid.largest();
     // One panel a task: the products of all tiles stay in a core's cache. As wide as may be, for each of
     // them reads all of `V`.
@@ -231,9 +248,10 @@ fn by_panels(
     let widest = shares.widest();
     let pieces = filters.depth.div_ceil(DEPTH);
 
-    let v_layout = Layout::by_point(tiles, DEPTH);
-    let u_len = DEPTH * Layout::by_tile(widest).row;
-    let (v_len, m_len) = (v_layout.len(tiles), Layout::by_tile(widest).len(tiles));
+    let side = tiling.side();
+    let v_layout = Layout::by_point(side, tiles, DEPTH);
+    let u_len = DEPTH * Layout::by_tile(side, widest).row;
+    let (v_len, m_len) = (v_layout.len(tiles), Layout::by_tile(side, widest).len(tiles));
     let lane = lane_len(u_len + m_len);
     let (v, lanes) = scratch.split(pieces * v_len, lane);
     let output = SharedMut::new(output);
@@ -264,7 +282,7 @@ fn by_panels(
             let Range { start: first, end } = shares.get(task);
             let width = end - first;
             let units = width / LANES;
-            let m_layout = Layout::by_tile(width);
+            let m_layout = Layout::by_tile(side, width);
             for piece in 0..pieces {
                 let depths = piece * DEPTH..((piece + 1) * DEPTH).min(filters.depth);
                 // V, a point ahead, and before the maps are written, their lines.
@@ -277,6 +295,7 @@ fn by_panels(
                         Stream::none()
                     },
                     true,
+                    tiling.points(),
                     1,
                     block.len(),
                     depths.len(),
@@ -288,7 +307,7 @@ fn by_panels(
                     v: v[piece * v_len..].as_ptr(),
                     v_layout,
                     u: u.as_ptr(),
-                    u_layout: FilterLayout::ByDepth,
+                    u_layout: FilterLayout::ByDepth { side },
                     panels: Panels::new(width, units, 0),
                     m: m.as_mut_ptr(),
                     m_layout,
@@ -300,7 +319,7 @@ fn by_panels(
                     first_column: first,
                     units,
                     to: u.as_mut_ptr(),
-                    layout: Layout::by_tile(width),
+                    layout: Layout::by_tile(side, width),
                 };
                 // SAFETY: `U` and `M` have room for the widest panel.
                 unsafe {
@@ -343,9 +362,9 @@ struct BlockProducts<'a> {
 impl Job for BlockProducts<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        for point in 0..ALL_POINTS {
-            let tiles = self.block.using(point / POINTS, point % POINTS);
-            let (from, to) = (self.v_layout, self.m_layout);
+        let (from, to) = (self.v_layout, self.m_layout);
+        for point in 0..from.points() {
+            let tiles = self.block.using(point / from.side, point % from.side);
             let v = self.v.wrapping_add(point * from.point + tiles.start * from.row);
             let m = self.m.wrapping_add(point * to.point + tiles.start * to.row);
             for (first, units) in self.panels.iter() {

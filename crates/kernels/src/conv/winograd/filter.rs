@@ -4,7 +4,7 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::layout::{Distance, Far, Layout, Near};
-use super::points::{POINTS, filter};
+use super::points::{by_points, filter};
 use crate::conv::product::CHUNK;
 use crate::conv::simd::{Access, First, Job, LANES, Simd, Vector, Whole};
 
@@ -47,11 +47,11 @@ pub(super) struct FilterPanel {
 #[derive(Clone, Copy)]
 pub(super) enum FilterLayout {
     /// `[point][panel][depth][column]`: the products read it in order, block after block.
-    Dense { point: usize, depth: usize },
-    /// One panel, as [`Layout::by_tile`] with depths for tiles: for filters that are used once. The
-    /// 36 points of a vector go to neighbouring lines; in 36 places they would be 36 misses, which
-    /// stores do not overlap as loads do.
-    ByDepth,
+    Dense { side: usize, point: usize, depth: usize },
+    /// One panel, as [`Layout::by_tile`] with depths for tiles, and so many points in one dimension: for
+    /// filters that are used once. The points of a vector go to neighbouring lines; in 36 places they
+    /// would be 36 misses, which stores do not overlap as loads do.
+    ByDepth { side: usize },
 }
 
 impl FilterLayout {
@@ -60,10 +60,10 @@ impl FilterLayout {
     pub(super) fn panel(self, first_column: usize, units: usize) -> (usize, Layout) {
         let width = units * LANES;
         match self {
-            Self::Dense { point, depth } => {
-                (first_column * depth, Layout { point, row: width, chunk: CHUNK })
+            Self::Dense { side, point, depth } => {
+                (first_column * depth, Layout { side, point, row: width, chunk: CHUNK })
             }
-            Self::ByDepth => (0, Layout::by_tile(width)),
+            Self::ByDepth { side } => (0, Layout::by_tile(side, width)),
         }
     }
 }
@@ -74,9 +74,9 @@ impl Job for FilterPanel {
         // SAFETY: passed on from the caller.
         unsafe {
             if self.layout.point == CHUNK {
-                self.points::<S, _>(Near);
+                by_points!(self.layout.side, self.points::<S, Near>(self.layout.near()));
             } else {
-                self.points::<S, _>(Far(self.layout.point));
+                by_points!(self.layout.side, self.points::<S, Far>(self.layout.far()));
             }
         }
     }
@@ -84,19 +84,19 @@ impl Job for FilterPanel {
 
 impl FilterPanel {
     #[inline(always)]
-    unsafe fn points<S: Simd, D: Distance>(&self, distance: D) {
+    unsafe fn points<S: Simd, D: Distance, const P: usize>(&self, distance: D) {
         // SAFETY: passed on from the caller.
         unsafe {
             if self.filters.transposed {
-                self.transposed::<S, D>(distance);
+                self.transposed::<S, D, P>(distance);
             } else {
-                self.straight::<S, D>(distance);
+                self.straight::<S, D, P>(distance);
             }
         }
     }
 
     #[inline(always)]
-    unsafe fn straight<S: Simd, D: Distance>(&self, distance: D) {
+    unsafe fn straight<S: Simd, D: Distance, const P: usize>(&self, distance: D) {
         let f = self.filters;
         let width = self.units * LANES;
         let layout = self.layout;
@@ -111,13 +111,13 @@ impl FilterPanel {
             unsafe {
                 while c + S::Wide::LANES <= left {
                     let taps = load_taps::<S::Wide>(from.wrapping_add(c), tap, Whole);
-                    filter_points(taps, to.wrapping_add(layout.channel(c)), distance);
+                    filter_points::<_, _, P>(taps, to.wrapping_add(layout.channel(c)), distance);
                     c += S::Wide::LANES;
                 }
                 while c < width {
                     let n = LANES.min(left.saturating_sub(c));
                     let taps = load_taps::<S::Narrow>(from.wrapping_add(c), tap, First(n));
-                    filter_points(taps, to.wrapping_add(layout.channel(c)), distance);
+                    filter_points::<_, _, P>(taps, to.wrapping_add(layout.channel(c)), distance);
                     c += LANES;
                 }
             }
@@ -127,18 +127,18 @@ impl FilterPanel {
     /// In blocks of 8 output channels (contiguous in memory, the depth here) by a vector of input
     /// channels (the columns here).
     #[inline(always)]
-    unsafe fn transposed<S: Simd, D: Distance>(&self, distance: D) {
+    unsafe fn transposed<S: Simd, D: Distance, const P: usize>(&self, distance: D) {
         let width = self.units * LANES;
         for k in self.depths.clone().step_by(LANES) {
             let mut c = 0;
             // SAFETY: a whole vector of columns is left, or 8.
             unsafe {
                 while c + S::Wide::LANES <= width {
-                    self.block::<S, S::Wide, D>(k, c, distance);
+                    self.block::<S, S::Wide, D, P>(k, c, distance);
                     c += S::Wide::LANES;
                 }
                 while c < width {
-                    self.block::<S, S::Narrow, D>(k, c, distance);
+                    self.block::<S, S::Narrow, D, P>(k, c, distance);
                     c += LANES;
                 }
             }
@@ -148,7 +148,12 @@ impl FilterPanel {
     /// Depths `k..k + 8` of columns `c..c + V::LANES` of the panel. Squares of 8 x 8 are transposed in
     /// registers and put side by side on the stack, where nine taps of them would be anyway.
     #[inline(always)]
-    unsafe fn block<S: Simd, V: Vector, D: Distance>(&self, k: usize, c: usize, distance: D) {
+    unsafe fn block<S: Simd, V: Vector, D: Distance, const P: usize>(
+        &self,
+        k: usize,
+        c: usize,
+        distance: D,
+    ) {
         let f = self.filters;
         let tap = f.full_in * f.full_out;
         let n = LANES.min(f.depth.saturating_sub(k));
@@ -187,7 +192,11 @@ impl FilterPanel {
                     *tap = V::load(place(t, i));
                 }
                 let row = (k - self.depths.start + i) * self.layout.row;
-                filter_points(taps, self.to.wrapping_add(row + self.layout.channel(c)), distance);
+                filter_points::<_, _, P>(
+                    taps,
+                    self.to.wrapping_add(row + self.layout.channel(c)),
+                    distance,
+                );
             }
         }
     }
@@ -213,17 +222,21 @@ unsafe fn load_taps<V: Vector>(from: *const f32, tap: usize, access: impl Access
 }
 
 #[inline(always)]
-unsafe fn filter_points<V: Vector, D: Distance>(taps: [V; 9], to: *mut f32, distance: D) {
+unsafe fn filter_points<V: Vector, D: Distance, const P: usize>(
+    taps: [V; 9],
+    to: *mut f32,
+    distance: D,
+) {
     let columns = [
-        filter([taps[0], taps[3], taps[6]]),
-        filter([taps[1], taps[4], taps[7]]),
-        filter([taps[2], taps[5], taps[8]]),
+        filter::<V, P>([taps[0], taps[3], taps[6]]),
+        filter::<V, P>([taps[1], taps[4], taps[7]]),
+        filter::<V, P>([taps[2], taps[5], taps[8]]),
     ];
-    for i in 0..POINTS {
-        let points = filter([columns[0][i], columns[1][i], columns[2][i]]);
-        for (j, point) in points.into_iter().enumerate() {
+    for i in 0..P {
+        let points = filter::<V, P>([columns[0][i], columns[1][i], columns[2][i]]);
+        for (j, point) in points.into_iter().enumerate().take(P) {
             // SAFETY: passed on to the caller.
-            unsafe { point.store(to.wrapping_add(distance.point(i * POINTS + j))) };
+            unsafe { point.store(to.wrapping_add(distance.point(i, j))) };
         }
     }
 }

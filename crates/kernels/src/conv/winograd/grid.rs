@@ -1,24 +1,86 @@
-//! The output map cut into 4 x 4 tiles, and the tiles into blocks.
+//! The output map cut into square tiles, and the tiles into blocks.
 
 use std::ops::Range;
 
-use super::points::{TILE, uses};
+use super::points::{points, uses};
 
-/// One dimension of the map: `count` tiles of 4 outputs, except that the last has `last`.
+/// Outputs, in one dimension, of the tiles that any layer may take.
+const SMALL: usize = 4;
+
+/// One dimension of the map: `count` tiles of `tile` outputs, except that the last has `last`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Axis {
-    pub count: usize,
-    pub last: usize,
+    tile: usize,
+    count: usize,
+    last: usize,
 }
 
 impl Axis {
-    pub(super) fn new(size: usize) -> Self {
-        let count = size.div_ceil(TILE);
-        Self { count, last: size - (count - 1) * TILE }
+    fn new(size: usize, tile: usize) -> Self {
+        let count = size.div_ceil(tile);
+        Self { tile, count, last: size - (count - 1) * tile }
     }
 
     fn size(self) -> usize {
-        (self.count - 1) * TILE + self.last
+        (self.count - 1) * self.tile + self.last
+    }
+
+    /// Points of all its tiles.
+    fn points(self) -> usize {
+        (self.count - 1) * points(self.tile) + points(self.last)
+    }
+}
+
+/// How a map is cut.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tiling {
+    rows: Axis,
+    columns: Axis,
+}
+
+impl Tiling {
+    fn new(height: usize, width: usize, tile: usize) -> Self {
+        Self { rows: Axis::new(height, tile), columns: Axis::new(width, tile) }
+    }
+
+    /// Tiles of up to 4 outputs a side.
+    pub(super) fn small(height: usize, width: usize) -> Self {
+        Self::new(height, width, SMALL)
+    }
+
+    /// Tiles of up to `most` outputs a side where they save an eighth of the products of small ones,
+    /// and the smallest that save the most; else small ones, whose filters have fewer points.
+    pub(super) fn large(height: usize, width: usize, most: usize) -> Self {
+        let small = Self::small(height, width);
+        (SMALL + 1..=most)
+            .map(|tile| Self::new(height, width, tile))
+            .min_by_key(|tiling| tiling.products())
+            .filter(|tiling| 8 * tiling.products() <= 7 * small.products())
+            .unwrap_or(small)
+    }
+
+    pub(super) fn is_small(self) -> bool {
+        self.rows.tile == SMALL
+    }
+
+    /// Products of an image, for each input and output channel.
+    fn products(self) -> usize {
+        self.rows.points() * self.columns.points()
+    }
+
+    /// Points of a whole tile in one dimension.
+    pub(super) fn side(self) -> usize {
+        points(self.rows.tile)
+    }
+
+    /// All of its points.
+    pub(super) fn points(self) -> usize {
+        self.side() * self.side()
+    }
+
+    /// Tiles of an image.
+    fn tiles(self) -> usize {
+        self.rows.count * self.columns.count
     }
 }
 
@@ -41,15 +103,14 @@ pub(super) struct Tile {
 /// heights lack drops the last two.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Block {
-    rows: Axis,
-    columns: Axis,
+    tiling: Tiling,
     /// Size of the map.
     height: usize,
     width: usize,
     first_image: usize,
     images: usize,
     first_row: usize,
-    /// Tile rows with all 4 outputs, and whether a shorter one follows.
+    /// Tile rows with all outputs, and whether a shorter one follows.
     full_rows: usize,
     short_row: bool,
     full_columns: usize,
@@ -57,17 +118,12 @@ pub(super) struct Block {
 }
 
 impl Block {
-    pub(super) fn new(
-        rows: Axis,
-        columns: Axis,
-        images: Range<usize>,
-        tile_rows: Range<usize>,
-    ) -> Self {
-        let short_row = tile_rows.end == rows.count && rows.last < TILE;
-        let short_column = columns.last < TILE;
+    fn new(tiling: Tiling, images: Range<usize>, tile_rows: Range<usize>) -> Self {
+        let Tiling { rows, columns } = tiling;
+        let short_row = tile_rows.end == rows.count && rows.last < rows.tile;
+        let short_column = columns.last < columns.tile;
         Self {
-            rows,
-            columns,
+            tiling,
             height: rows.size(),
             width: columns.size(),
             first_image: images.start,
@@ -100,18 +156,18 @@ impl Block {
 
     /// The output pixels of the block, which are neighbours in memory.
     pub(super) fn pixels(&self) -> Range<usize> {
-        let end = (self.first_row + self.full_rows) * TILE;
+        let end = (self.first_row + self.full_rows) * self.tiling.rows.tile;
         let end = if self.short_row { self.height } else { end };
         let row = |image: usize, y: usize| (image * self.height + y) * self.width;
         let last = self.first_image + self.images - 1;
-        row(self.first_image, self.first_row * TILE)..row(last, end)
+        row(self.first_image, self.first_row * self.tiling.rows.tile)..row(last, end)
     }
 
     /// The tiles that use the vertical point `i` and the horizontal point `j`.
     #[inline(always)]
     pub(super) fn using(&self, i: usize, j: usize) -> Range<usize> {
-        let vertical = !self.short_row || uses(self.rows.last, i);
-        let horizontal = !self.short_column || uses(self.columns.last, j);
+        let vertical = !self.short_row || uses(self.tiling.rows.last, i);
+        let horizontal = !self.short_column || uses(self.tiling.columns.last, j);
         let start = if horizontal { 0 } else { self.right() };
         let end = match (vertical, horizontal) {
             (true, true) => self.len(),
@@ -159,8 +215,8 @@ impl Block {
             rows: if bottom { usize::from(self.short_row) } else { self.full_rows },
             first_column: if right { self.full_columns } else { 0 },
             columns: if right { usize::from(self.short_column) } else { self.full_columns },
-            height: if bottom { self.rows.last } else { TILE },
-            width: if right { self.columns.last } else { TILE },
+            height: if bottom { self.tiling.rows.last } else { self.tiling.rows.tile },
+            width: if right { self.tiling.columns.last } else { self.tiling.columns.tile },
         }
     }
 }
@@ -206,8 +262,8 @@ impl Iterator for Tiles<'_> {
         }
         let tile = Tile {
             image: self.block.first_image + self.image,
-            y: (self.group.first_row + self.row) * TILE,
-            x: (self.group.first_column + self.column) * TILE,
+            y: (self.group.first_row + self.row) * self.block.tiling.rows.tile,
+            x: (self.group.first_column + self.column) * self.block.tiling.columns.tile,
             height: self.group.height,
             width: self.group.width,
         };
@@ -227,8 +283,7 @@ impl Iterator for Tiles<'_> {
 /// The tiles of a whole batch in blocks of similar size.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Grid {
-    pub rows: Axis,
-    pub columns: Axis,
+    pub tiling: Tiling,
     batch: usize,
     /// Images of a block; 1 when a block is less than an image.
     images: usize,
@@ -238,18 +293,17 @@ pub(super) struct Grid {
 
 impl Grid {
     /// Blocks of about `target` tiles: whole images if they are small, or whole tile rows of one.
-    pub(super) fn new(batch: usize, height: usize, width: usize, target: usize) -> Self {
-        let (rows, columns) = (Axis::new(height), Axis::new(width));
-        let per_image = rows.count * columns.count;
+    pub(super) fn new(tiling: Tiling, batch: usize, target: usize) -> Self {
+        let per_image = tiling.tiles();
         let images = (target / per_image).clamp(1, batch);
         let cuts = if images > 1 || batch == 0 {
             1
         } else {
-            per_image.div_ceil(target.max(1)).min(rows.count)
+            per_image.div_ceil(target.max(1)).min(tiling.rows.count)
         };
         // Even blocks: 10 images in blocks of up to 4 are 4 + 3 + 3.
         let images = batch.div_ceil(batch.div_ceil(images));
-        Self { rows, columns, batch, images, cuts }
+        Self { tiling, batch, images, cuts }
     }
 
     pub(super) fn blocks(&self) -> usize {
@@ -259,18 +313,14 @@ impl Grid {
     pub(super) fn block(&self, i: usize) -> Block {
         let image = i / self.cuts * self.images;
         let cut = i % self.cuts;
-        let row = |cut: usize| self.rows.count * cut / self.cuts;
-        Block::new(
-            self.rows,
-            self.columns,
-            image..(image + self.images).min(self.batch),
-            row(cut)..row(cut + 1),
-        )
+        let row = |cut: usize| self.tiling.rows.count * cut / self.cuts;
+        let images = image..(image + self.images).min(self.batch);
+        Block::new(self.tiling, images, row(cut)..row(cut + 1))
     }
 
     /// Tiles of the largest block.
     pub(super) fn largest(&self) -> usize {
-        self.images * self.rows.count.div_ceil(self.cuts) * self.columns.count
+        self.images * self.tiling.rows.count.div_ceil(self.cuts) * self.tiling.columns.count
     }
 }
 
@@ -280,10 +330,11 @@ mod tests {
 
     #[test]
     fn blocks_cover_every_pixel_once_and_know_their_own() {
-        for (batch, height, width, target) in
-            [(1, 1, 1, 24), (3, 28, 28, 24), (8, 7, 7, 32), (5, 14, 9, 30), (2, 56, 56, 40)]
+        let maps = [(1, 1, 1, 24), (3, 28, 28, 24), (8, 7, 7, 32), (5, 14, 9, 30), (2, 56, 56, 40)];
+        for ((batch, height, width, target), tile) in
+            maps.into_iter().flat_map(|map| [4, 5, 6].map(|tile| (map, tile)))
         {
-            let grid = Grid::new(batch, height, width, target);
+            let grid = Grid::new(Tiling::new(height, width, tile), batch, target);
             let mut end = 0;
             for block in (0..grid.blocks()).map(|i| grid.block(i)) {
                 let pixels = block.pixels();

@@ -1,12 +1,13 @@
 //! Where a buffer of the Winograd domain keeps `[point][tile][channel]`.
 
-use super::ALL_POINTS;
 use crate::conv::product::CHUNK;
 
 /// Channels come in chunks of a cache line: channel `c` of tile `t` at point `p` is at `p * point +
 /// t * row + c / CHUNK * chunk + c % CHUNK`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Layout {
+    /// Points in one dimension.
+    pub side: usize,
     pub point: usize,
     pub row: usize,
     pub chunk: usize,
@@ -16,28 +17,45 @@ impl Layout {
     /// A tile's points side by side: `[tile][chunk][point]`. The transforms write and read one
     /// stretch of memory at constant distances, and the products take a line here and a line there,
     /// which is free as long as the buffer is in a core's own cache.
-    pub(super) fn by_tile(channels: usize) -> Self {
-        let chunk = ALL_POINTS * CHUNK;
+    pub(super) fn by_tile(side: usize, channels: usize) -> Self {
+        let chunk = side * side * CHUNK;
         // An odd number of lines, lest the rows of a product fall into the same few cache sets.
-        Self { point: CHUNK, row: channels.div_ceil(CHUNK) * chunk + CHUNK, chunk }
+        Self { side, point: CHUNK, row: channels.div_ceil(CHUNK) * chunk + CHUNK, chunk }
     }
 
     /// A point's tiles side by side: `[point][tile][channel]`, for buffers that come from a shared
     /// cache and had better be read in order.
-    pub(super) fn by_point(tiles: usize, channels: usize) -> Self {
+    pub(super) fn by_point(side: usize, tiles: usize, channels: usize) -> Self {
         let point = (tiles * channels).next_multiple_of(CHUNK) + CHUNK;
-        Self { point, row: channels, chunk: CHUNK }
+        Self { side, point, row: channels, chunk: CHUNK }
     }
 
     /// A chunk's tiles side by side: `[point][chunk][tile]`, for products that sum over tiles.
-    pub(super) fn by_chunk(tiles: usize, channels: usize) -> Self {
+    pub(super) fn by_chunk(side: usize, tiles: usize, channels: usize) -> Self {
         let chunk = tiles * CHUNK;
-        Self { point: channels.div_ceil(CHUNK) * chunk + CHUNK, row: CHUNK, chunk }
+        Self { side, point: channels.div_ceil(CHUNK) * chunk + CHUNK, row: CHUNK, chunk }
     }
 
     /// Floats that `tiles` tiles take.
     pub(super) fn len(self, tiles: usize) -> usize {
-        if self.point == CHUNK { tiles * self.row } else { ALL_POINTS * self.point }
+        if self.point == CHUNK { tiles * self.row } else { self.points() * self.point }
+    }
+
+    /// All points of a tile.
+    pub(super) fn points(self) -> usize {
+        self.side * self.side
+    }
+
+    /// For [`Layout::by_tile`].
+    #[inline(always)]
+    pub(super) fn near(self) -> Near {
+        debug_assert_eq!(self.point, CHUNK);
+        Near { line: self.side * CHUNK }
+    }
+
+    #[inline(always)]
+    pub(super) fn far(self) -> Far {
+        Far { line: self.side * self.point, point: self.point }
     }
 
     /// Offset of a channel in its tile.
@@ -47,48 +65,35 @@ impl Layout {
     }
 }
 
-/// The distance between points, known to the compiler or not.
+/// Where a tile's points are, at a distance that is known to the compiler or not.
 pub(super) trait Distance: Copy {
-    fn point(self, i: usize) -> usize;
+    /// Offset of the vertical point `i` and the horizontal point `j`.
+    fn point(self, i: usize, j: usize) -> usize;
 }
 
-/// That of [`Layout::by_tile`].
+/// That of [`Layout::by_tile`]: horizontal points are neighbours, and vertical ones so far apart.
 #[derive(Clone, Copy)]
-pub(super) struct Near;
+pub(super) struct Near {
+    line: usize,
+}
 
 impl Distance for Near {
     #[inline(always)]
-    fn point(self, i: usize) -> usize {
-        i * CHUNK
+    fn point(self, i: usize, j: usize) -> usize {
+        i * self.line + j * CHUNK
     }
 }
 
-/// Any other.
+/// Any other: the distances between vertical and between horizontal points.
 #[derive(Clone, Copy)]
-pub(super) struct Far(pub usize);
+pub(super) struct Far {
+    line: usize,
+    point: usize,
+}
 
 impl Distance for Far {
     #[inline(always)]
-    fn point(self, i: usize) -> usize {
-        i * self.0
+    fn point(self, i: usize, j: usize) -> usize {
+        i * self.line + j * self.point
     }
 }
-
-/// Calls a generic function with the tile's height as a constant. Not the width as well: sixteen
-/// copies of everything would not be worth their compile time, and a line of points can choose when
-/// it comes to its own transform.
-macro_rules! by_height {
-    ($height:expr, $this:ident . $f:ident :: <$($generic:ty),+> $args:tt) => {
-        by_height!(@ $height, $this, $f, ($($generic),+), $args, 4 3 2 1)
-    };
-    (@ $height:expr, $this:ident, $f:ident, $generics:tt, $args:tt, $($h:literal)*) => {
-        match $height {
-            $( $h => by_height!(% $this, $f, $generics, $h, $args), )*
-            _ => unreachable!("a tile has 1 to 4 outputs a side"),
-        }
-    };
-    (% $this:ident, $f:ident, ($($generic:ty),+), $h:literal, ($($arg:expr),*)) => {
-        $this.$f::<$($generic,)+ $h>($($arg),*)
-    };
-}
-pub(super) use by_height;

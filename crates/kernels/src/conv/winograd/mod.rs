@@ -1,7 +1,9 @@
-//! 3 x 3 convolutions of stride 1 by Winograd's minimal filtering F(4 x 4, 3 x 3): 36 products per
-//! input and output channel where the definition takes 144.
+//! 3 x 3 convolutions of stride 1 by Winograd's minimal filtering: F(4 x 4, 3 x 3) takes 36 products per
+//! input and output channel where the definition takes 144, F(5 x 5, 3 x 3) 49 of 225 and F(6 x 6, 3 x 3)
+//! 64 of 324. The larger ones are for maps where they save an eighth of the products or more, and
+//! for few enough channels that the filters, which have more points, stay in a core's cache.
 //!
-//! Forward: input tiles and filters are transformed to 36 points, each point is an ordinary matrix
+//! Forward: input tiles and filters are transformed to the points, each point is an ordinary matrix
 //! product `M[tiles, out] = V[tiles, in] * U[in, out]`, and `M` is transformed back. The data
 //! gradient is the same with transposed filters. The weight gradient transforms input tiles and
 //! output-gradient tiles, and each point is `dU[in, out] = V^T[in, tiles] * Z[tiles, out]`.
@@ -21,14 +23,12 @@ mod input;
 mod layout;
 mod output;
 mod points;
+mod separable;
 mod weight_gradient;
 
 pub(super) use correlation::{Map, Statistics, correlate};
 pub(super) use filter::Filters;
 pub(super) use weight_gradient::{takes_norm, weight_gradient, weight_gradient_after_norm};
-
-/// Points of a tile.
-const ALL_POINTS: usize = points::POINTS * points::POINTS;
 
 /// A stride between points that does not put all points into the same few cache sets.
 fn padded(len: usize) -> usize {

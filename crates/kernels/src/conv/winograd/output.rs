@@ -4,8 +4,9 @@ use std::ops::Range;
 
 use super::correlation::Map;
 use super::grid::{Block, Tile};
-use super::layout::{Distance, Far, Layout, Near, by_height};
-use super::points::{POINTS, filter_gradient, output, uses};
+use super::layout::{Distance, Far, Layout, Near};
+use super::points::{MOST_POINTS, by_points, filter_gradient, points};
+use super::separable::{Column, Output, Sink, transform};
 use crate::conv::epilogue::Finish;
 use crate::conv::product::CHUNK;
 use crate::conv::simd::{Access, First, Job, LANES, Simd, Vector, Whole};
@@ -30,127 +31,61 @@ impl Job for OutputTiles<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         for (t, tile) in self.block.tiles(0..self.block.len()) {
-            let from = self.from.wrapping_add(t * self.layout.row);
             // SAFETY: passed on from the caller.
-            unsafe { by_height!(tile.height, self.tile::<S>(from, tile)) };
+            unsafe { self.tile::<S>(t, tile) };
         }
     }
 }
 
 impl OutputTiles<'_> {
     #[inline(always)]
-    unsafe fn tile<S: Simd, const H: usize>(&self, from: *const f32, tile: Tile) {
-        let pixel = (tile.image * self.map.height + tile.y) * self.map.width + tile.x;
-        let at = pixel * self.pixel;
+    unsafe fn tile<S: Simd>(&self, t: usize, tile: Tile) {
         let mut c = 0;
-        // SAFETY: a whole vector of channels is left, or `channels - c`; the products are padded to
-        // whole vectors.
+        // SAFETY: a whole vector of channels is left, or `channels - c`.
         unsafe {
             while c + S::Wide::LANES <= self.channels {
-                let from = from.wrapping_add(self.layout.channel(c));
-                let channel = self.first + c;
-                self.lines::<S::Wide, H, 0, 2>(from, at, tile.width, channel, Whole);
-                self.lines::<S::Wide, H, 1, 3>(from, at, tile.width, channel, Whole);
+                self.vector::<S::Wide>(t, tile, c, Whole);
                 c += S::Wide::LANES;
             }
             while c < self.channels {
-                let from = from.wrapping_add(self.layout.channel(c));
-                let (channel, access) = (self.first + c, First(LANES.min(self.channels - c)));
-                self.lines::<S::Narrow, H, 0, 2>(from, at, tile.width, channel, access);
-                self.lines::<S::Narrow, H, 1, 3>(from, at, tile.width, channel, access);
+                self.vector::<S::Narrow>(t, tile, c, First(LANES.min(self.channels - c)));
                 c += LANES;
             }
         }
     }
 
-    /// Lines `P` and `Q` of a tile: few enough values to stay in registers, and those that share
-    /// subexpressions.
+    /// Channels `c..` of tile `t`.
     #[inline(always)]
-    unsafe fn lines<V: Vector, const H: usize, const P: usize, const Q: usize>(
-        &self,
-        from: *const f32,
-        at: usize,
-        outputs: usize,
-        channel: usize,
-        access: impl Access,
-    ) {
-        if P >= H {
-            return;
-        }
-        // SAFETY: passed on to the caller.
-        unsafe {
-            let c = [
-                self.column::<V, H, P, Q>(from, outputs, 0),
-                self.column::<V, H, P, Q>(from, outputs, 1),
-                self.column::<V, H, P, Q>(from, outputs, 2),
-                self.column::<V, H, P, Q>(from, outputs, 3),
-                self.column::<V, H, P, Q>(from, outputs, 4),
-                self.column::<V, H, P, Q>(from, outputs, 5),
-            ];
-            self.line(
-                [c[0].0, c[1].0, c[2].0, c[3].0, c[4].0, c[5].0],
-                at,
-                outputs,
-                P,
-                channel,
-                access,
-            );
-            if Q < H {
-                self.line(
-                    [c[0].1, c[1].1, c[2].1, c[3].1, c[4].1, c[5].1],
-                    at,
-                    outputs,
-                    Q,
-                    channel,
-                    access,
-                );
-            }
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn column<V: Vector, const H: usize, const P: usize, const Q: usize>(
-        &self,
-        from: *const f32,
-        outputs: usize,
-        j: usize,
-    ) -> (V, V) {
-        // SAFETY: passed on to the caller.
-        unsafe {
-            let mut m = [V::splat(0.0); POINTS];
-            if uses(outputs, j) {
-                for (i, m) in m.iter_mut().enumerate() {
-                    if uses(H, i) {
-                        *m = V::load(from.wrapping_add(Near.point(i * POINTS + j)));
-                    }
-                }
-            }
-            let y = output::<V, H>(m);
-            (y[P], y[Q])
-        }
-    }
-
-    /// The other dimension, for line `i` of the tile.
-    #[inline(always)]
-    unsafe fn line<V: Vector>(
-        &self,
-        m: [V; POINTS],
-        at: usize,
-        outputs: usize,
-        i: usize,
-        channel: usize,
-        access: impl Access,
-    ) {
-        let at = at + i * self.map.width * self.pixel;
-        let (to, pixel) = (self.to, self.pixel);
-        let y = match outputs {
-            4 => output::<V, 4>(m),
-            3 => output::<V, 3>(m),
-            2 => output::<V, 2>(m),
-            _ => output::<V, 1>(m),
+    unsafe fn vector<V: Vector>(&self, t: usize, tile: Tile, c: usize, access: impl Access) {
+        let near = self.layout.near();
+        let from = self.from.wrapping_add(t * self.layout.row + self.layout.channel(c));
+        let column = |j: usize| {
+            let start = from.wrapping_add(near.point(0, j));
+            Column::new(start, near.point(1, 0), points(tile.height))
         };
+        let pixel = (tile.image * self.map.height + tile.y) * self.map.width + tile.x;
+        let sink = Pixels { tiles: self, at: pixel * self.pixel, channel: self.first + c, access };
+        // SAFETY: passed on to the caller; the products are padded to whole vectors.
+        unsafe { transform::<V, Output>([tile.height, tile.width], Whole, column, sink) };
+    }
+}
+
+/// The pixels of a tile from offset `at` on.
+#[derive(Clone, Copy)]
+struct Pixels<'a, A> {
+    tiles: &'a OutputTiles<'a>,
+    at: usize,
+    channel: usize,
+    access: A,
+}
+
+impl<V: Vector, A: Access> Sink<V> for Pixels<'_, A> {
+    #[inline(always)]
+    unsafe fn line(self, i: usize, n: usize, values: [V; MOST_POINTS]) {
+        let OutputTiles { to, map, pixel, finish, .. } = *self.tiles;
+        let at = self.at + i * map.width * pixel;
         // SAFETY: passed on to the caller.
-        unsafe { self.finish.pixels(y, outputs, to, at, pixel, channel, access) };
+        unsafe { finish.pixels(values, n, to, at, pixel, self.channel, self.access) };
     }
 }
 
@@ -180,9 +115,9 @@ impl Job for FilterGradient {
         // SAFETY: passed on from the caller.
         unsafe {
             if self.layout.point == CHUNK {
-                self.rows::<S, _>(Near);
+                by_points!(self.layout.side, self.rows::<S, Near>(self.layout.near()));
             } else {
-                self.rows::<S, _>(Far(self.layout.point));
+                by_points!(self.layout.side, self.rows::<S, Far>(self.layout.far()));
             }
         }
     }
@@ -190,7 +125,7 @@ impl Job for FilterGradient {
 
 impl FilterGradient {
     #[inline(always)]
-    unsafe fn rows<S: Simd, D: Distance>(&self, distance: D) {
+    unsafe fn rows<S: Simd, D: Distance, const P: usize>(&self, distance: D) {
         for row in self.rows.clone() {
             let from = self.from.wrapping_add((row - self.rows.start) * self.layout.row);
             let to = self.to.wrapping_add(row * self.full_out + self.first_column);
@@ -200,13 +135,13 @@ impl FilterGradient {
             unsafe {
                 while c + S::Wide::LANES <= self.columns {
                     let from = from.wrapping_add(self.layout.channel(c));
-                    self.vector::<S::Wide, D>(from, to.wrapping_add(c), Whole, distance);
+                    self.vector::<S::Wide, D, P>(from, to.wrapping_add(c), Whole, distance);
                     c += S::Wide::LANES;
                 }
                 while c < self.columns {
                     let from = from.wrapping_add(self.layout.channel(c));
                     let access = First(LANES.min(self.columns - c));
-                    self.vector::<S::Narrow, D>(from, to.wrapping_add(c), access, distance);
+                    self.vector::<S::Narrow, D, P>(from, to.wrapping_add(c), access, distance);
                     c += LANES;
                 }
             }
@@ -214,7 +149,7 @@ impl FilterGradient {
     }
 
     #[inline(always)]
-    unsafe fn vector<V: Vector, D: Distance>(
+    unsafe fn vector<V: Vector, D: Distance, const P: usize>(
         &self,
         from: *const f32,
         to: *mut f32,
@@ -223,17 +158,15 @@ impl FilterGradient {
     ) {
         // SAFETY: passed on to the caller.
         unsafe {
-            let c = [
-                self.column::<V, D>(from, 0, distance),
-                self.column::<V, D>(from, 1, distance),
-                self.column::<V, D>(from, 2, distance),
-                self.column::<V, D>(from, 3, distance),
-                self.column::<V, D>(from, 4, distance),
-                self.column::<V, D>(from, 5, distance),
-            ];
-            for i in 0..3 {
-                let taps =
-                    filter_gradient::<V>([c[0][i], c[1][i], c[2][i], c[3][i], c[4][i], c[5][i]]);
+            let mut halves = [[V::splat(0.0); MOST_POINTS]; 3];
+            for j in 0..P {
+                let column = self.column::<V, D, P>(from, j, distance);
+                for (half, value) in halves.iter_mut().zip(column) {
+                    half[j] = value;
+                }
+            }
+            for (i, half) in halves.into_iter().enumerate() {
+                let taps = filter_gradient::<V, P>(half);
                 for (j, tap) in taps.into_iter().enumerate() {
                     let to = to.wrapping_add((i * 3 + j) * self.tap_stride);
                     access.store(tap.add(access.load(to)), to);
@@ -243,7 +176,7 @@ impl FilterGradient {
     }
 
     #[inline(always)]
-    unsafe fn column<V: Vector, D: Distance>(
+    unsafe fn column<V: Vector, D: Distance, const P: usize>(
         &self,
         from: *const f32,
         j: usize,
@@ -251,15 +184,15 @@ impl FilterGradient {
     ) -> [V; 3] {
         // SAFETY: passed on to the caller.
         unsafe {
-            let mut u = [V::splat(0.0); POINTS];
-            for (i, sum) in u.iter_mut().enumerate() {
-                let at = from.wrapping_add(distance.point(i * POINTS + j));
+            let mut u = [V::splat(0.0); MOST_POINTS];
+            for (i, sum) in u.iter_mut().enumerate().take(P) {
+                let at = from.wrapping_add(distance.point(i, j));
                 *sum = V::load(at);
                 for copy in 1..self.copies {
                     *sum = sum.add(V::load(at.wrapping_add(copy * self.copy_stride)));
                 }
             }
-            filter_gradient::<V>(u)
+            filter_gradient::<V, P>(u)
         }
     }
 }

@@ -2,14 +2,13 @@
 
 use std::ops::Range;
 
-use super::ALL_POINTS;
 use super::ahead;
 use super::correlation::Map;
-use super::grid::{Block, Grid};
+use super::grid::{Block, Grid, Tiling};
 use super::input::{GradientTiles, InputTiles, Tiles};
 use super::layout::Layout;
 use super::output::FilterGradient;
-use super::points::POINTS;
+use super::points::MOST_OUTPUTS;
 use crate::Scratch;
 use crate::conv::ConvShape;
 use crate::conv::columns::{ByColumns, InputGradient};
@@ -19,16 +18,20 @@ use crate::conv::simd::{Isa, Job, LANES, Simd};
 
 /// Floats that the buffers of one thread may take to stay in its own cache.
 const LANE_FLOATS: usize = 144 << 10;
+/// The same where tiles are large, which have more points.
+const LARGE_LANE_FLOATS: usize = 180 << 10;
 /// Floats of `dU` that a task sums by itself.
-const OWN_FLOATS: usize = 170 << 10;
+const OWN_FLOATS: usize = 176 << 10;
 /// Floats of `dU` that two tasks sum, each half of its rows, so that it stays in the cores' own caches.
 const SPLIT_FLOATS: usize = 700 << 10;
 /// Tiles of a block then: two chunks of depth, and with the usual batches as many blocks for each task.
 const SPLIT_TILES: usize = 32;
-/// Tiles that pay for a copy of `dU`.
-const COPY_TILES: usize = 400;
+/// Pixels that pay for a copy of `dU`.
+const COPY_PIXELS: usize = 6000;
 /// Most copies of `dU`.
 const COPIES: usize = 32;
+/// Outputs of the largest tiles where `dU` is shared out, in one dimension.
+const MANY_CHANNELS_OUTPUTS: usize = 5;
 /// Floats of `V` and `Z` together when they are shared.
 const SHARED_FLOATS: usize = 3 << 20;
 /// Input channels of a block of `dU` when it is shared out.
@@ -46,8 +49,8 @@ pub(in crate::conv) fn weight_gradient(
     scratch: &mut Scratch,
 ) {
     let maps = Maps { isa, shape, input, grad_output: grad_output.as_ptr() };
-    if has_few_channels(shape) {
-        by_tiles(maps, None, grad_weight, scratch);
+    if let Some(tiling) = few_channels(shape) {
+        by_tiles(maps, tiling, None, grad_weight, scratch);
     } else {
         by_blocks(maps, grad_weight, scratch);
     }
@@ -63,22 +66,27 @@ pub(in crate::conv) fn weight_gradient_after_norm(
     scratch: &mut Scratch,
 ) {
     let maps = Maps { isa, shape, input, grad_output: gradient.x };
-    by_tiles(maps, Some(gradient), grad_weight, scratch);
+    let tiling = few_channels(shape).expect("as `takes_norm` has said");
+    by_tiles(maps, tiling, Some(gradient), grad_weight, scratch);
 }
 
 /// Whether one task alone transforms each block of the output's gradient, which could then be made
 /// there.
 pub(in crate::conv) fn takes_norm(shape: &ConvShape) -> bool {
-    has_few_channels(shape) && Copies::new(shape).pieces == 1
-}
-
-fn has_few_channels(shape: &ConvShape) -> bool {
-    all_floats(shape) <= SPLIT_FLOATS
+    few_channels(shape).is_some_and(|tiling| Copies::new(tiling, shape).pieces == 1)
 }
 
 /// Floats of `dU`.
-fn all_floats(shape: &ConvShape) -> usize {
-    ALL_POINTS * shape.in_channels * shape.out_channels.next_multiple_of(LANES)
+fn all_floats(tiling: Tiling, shape: &ConvShape) -> usize {
+    tiling.points() * shape.in_channels * shape.out_channels.next_multiple_of(LANES)
+}
+
+/// The tiles of a shape with few channels: large ones where a task keeps all of `dU`.
+fn few_channels(shape: &ConvShape) -> Option<Tiling> {
+    let large = Tiling::large(shape.height, shape.width, MOST_OUTPUTS);
+    let small = Tiling::small(shape.height, shape.width);
+    let fits = |tiling, floats| (all_floats(tiling, shape) <= floats).then_some(tiling);
+    fits(large, OWN_FLOATS).or(fits(small, SPLIT_FLOATS))
 }
 
 /// How the tiles of a shape with few channels are shared out.
@@ -92,17 +100,19 @@ struct Copies {
 }
 
 impl Copies {
-    fn new(shape: &ConvShape) -> Self {
-        let floats = |channels: usize| ALL_POINTS * channels.next_multiple_of(CHUNK);
+    fn new(tiling: Tiling, shape: &ConvShape) -> Self {
+        let floats = |channels: usize| tiling.points() * channels.next_multiple_of(CHUNK);
         let per_tile = floats(shape.in_channels) + floats(shape.out_channels);
-        let split = all_floats(shape) > OWN_FLOATS;
-        let target = if split { SPLIT_TILES } else { (LANE_FLOATS / per_tile).clamp(24, 64) };
-        let grid = Grid::new(shape.batch, shape.height, shape.width, target);
+        let split = all_floats(tiling, shape) > OWN_FLOATS;
+        let lane_floats = if tiling.is_small() { LANE_FLOATS } else { LARGE_LANE_FLOATS };
+        let target = if split { SPLIT_TILES } else { (lane_floats / per_tile).clamp(24, 64) };
+        let grid = Grid::new(tiling, shape.batch, target);
         // Powers of two spread evenly over threads.
         let (count, least) = if split {
             (2, 2)
         } else {
-            let count = (grid.blocks() * grid.largest() / COPY_TILES).clamp(1, COPIES);
+            let pixels = shape.batch * shape.height * shape.width;
+            let count = (pixels / COPY_PIXELS).clamp(1, COPIES);
             (count.next_power_of_two(), 1)
         };
         let count = count.min(grid.blocks());
@@ -115,20 +125,23 @@ impl Copies {
 /// Few channels: a task takes a range of tiles, and sums its own copy of `dU`.
 fn by_tiles(
     maps: Maps<'_>,
+    tiling: Tiling,
     norm: Option<InputGradient>,
     grad_weight: &mut [f32],
     scratch: &mut Scratch,
 ) {
     let Maps { isa, shape, .. } = maps;
     let panels = isa.panels(shape.out_channels);
-    let Copies { grid, count: copies, pieces } = Copies::new(shape);
+    let Copies { grid, count: copies, pieces } = Copies::new(tiling, shape);
     assert!(norm.is_none() || pieces == 1, "several tasks would each make the gradient of a block");
 
     // The sums run over tiles, so a channel's tiles had better be neighbours, and so had the rows of
     // `dU` at a point, which every block reads and writes: in order, on few pages, on whole lines.
-    let v_layout = Layout::by_chunk(grid.largest(), shape.in_channels);
-    let z_layout = Layout::by_chunk(grid.largest(), panels.columns());
-    let u_layout = Layout::by_point(shape.in_channels, panels.columns().next_multiple_of(CHUNK));
+    let side = grid.tiling.side();
+    let v_layout = Layout::by_chunk(side, grid.largest(), shape.in_channels);
+    let z_layout = Layout::by_chunk(side, grid.largest(), panels.columns());
+    let u_layout =
+        Layout::by_point(side, shape.in_channels, panels.columns().next_multiple_of(CHUNK));
     let (v_len, u_len) = (v_layout.len(grid.largest()), u_layout.len(shape.in_channels));
     let lane = lane_len(v_len + z_layout.len(grid.largest()));
     let (u, lanes) = scratch.split(copies * u_len, lane);
@@ -147,6 +160,7 @@ fn by_tiles(
                 ahead::stream(next, maps.input.as_ptr(), shape.in_channels, shape.in_channels),
                 ahead::stream(next, maps.grad_output, shape.out_channels, shape.out_channels),
                 false,
+                grid.tiling.points(),
                 panels.count(),
                 channels.len(),
                 block.len(),
@@ -218,16 +232,19 @@ fn by_blocks(maps: Maps<'_>, grad_weight: &mut [f32], scratch: &mut Scratch) {
     let shares = Shares::new(shape.out_channels, SHARE);
     let depth = shape.in_channels.next_multiple_of(LANES);
     let all_columns = shape.out_channels.next_multiple_of(LANES);
-    let grid = maps.grid((SHARED_FLOATS / (ALL_POINTS * (depth + all_columns))).max(32));
+    let tiling = Tiling::large(shape.height, shape.width, MANY_CHANNELS_OUTPUTS);
+    let (side, points) = (tiling.side(), tiling.points());
+    let target = (SHARED_FLOATS / (points * (depth + all_columns))).max(32);
+    let grid = Grid::new(tiling, shape.batch, target);
     let pieces = shape.in_channels.div_ceil(ROWS);
 
     let tiles = grid.largest();
-    let v_layout = Layout::by_point(tiles, ROWS);
-    let z_point = Layout::by_point(tiles, all_columns).point;
-    let lane = lane_len(Layout::by_tile(shares.widest()).len(ROWS));
+    let v_layout = Layout::by_point(side, tiles, ROWS);
+    let z_point = Layout::by_point(side, tiles, all_columns).point;
+    let lane = lane_len(Layout::by_tile(side, shares.widest()).len(ROWS));
     let v_len = v_layout.len(tiles);
     let z_start = pieces * v_len;
-    let (shared, lanes) = scratch.split(z_start + ALL_POINTS * z_point, lane);
+    let (shared, lanes) = scratch.split(z_start + points * z_point, lane);
     let to = SharedMut::new(grad_weight);
 
     for block in (0..grid.blocks()).map(|i| grid.block(i)) {
@@ -247,7 +264,7 @@ fn by_blocks(maps: Maps<'_>, grad_weight: &mut [f32], scratch: &mut Scratch) {
                 }
                 for columns in (0..shares.count()).map(|i| shares.get(i)) {
                     let to = writer.at(z_start + tiles * columns.start);
-                    let layout = Layout { point: z_point, row: columns.len(), chunk: CHUNK };
+                    let layout = Layout { side, point: z_point, row: columns.len(), chunk: CHUNK };
                     let columns = columns.start..columns.end.min(shape.out_channels);
                     isa.run(maps.gradient(&block, range.clone(), columns, to, layout));
                 }
@@ -258,12 +275,12 @@ fn by_blocks(maps: Maps<'_>, grad_weight: &mut [f32], scratch: &mut Scratch) {
         for_each_task(pieces * shares.count(), lanes, lane, |task, u| {
             let (piece, columns) = (task % pieces, shares.get(task / pieces));
             let rows = piece * ROWS..((piece + 1) * ROWS).min(shape.in_channels);
-            let u_layout = Layout::by_tile(columns.len());
+            let u_layout = Layout::by_tile(side, columns.len());
             // Both operands, a point ahead.
             let (v, z) = (&v[piece * v_len..(piece + 1) * v_len], &z[tiles * columns.start..]);
             let z_ahead = Stream::stretches(
                 z[z_point..].as_ptr(),
-                ALL_POINTS - 1,
+                points - 1,
                 block.len() * columns.len(),
                 z_point,
             );
@@ -271,6 +288,7 @@ fn by_blocks(maps: Maps<'_>, grad_weight: &mut [f32], scratch: &mut Scratch) {
                 Stream::new(v[v_layout.point..].as_ptr(), v_len - v_layout.point),
                 z_ahead,
                 false,
+                points,
                 isa.panels(columns.len()).count(),
                 rows.len(),
                 block.len(),
@@ -282,7 +300,7 @@ fn by_blocks(maps: Maps<'_>, grad_weight: &mut [f32], scratch: &mut Scratch) {
                 v: v.as_ptr(),
                 v_layout,
                 z: z.as_ptr(),
-                z_layout: Layout { point: z_point, row: columns.len(), chunk: CHUNK },
+                z_layout: Layout { side, point: z_point, row: columns.len(), chunk: CHUNK },
                 panels: isa.panels(columns.len()),
                 u: u.as_mut_ptr(),
                 u_layout,
@@ -327,10 +345,6 @@ unsafe impl Send for Maps<'_> {}
 unsafe impl Sync for Maps<'_> {}
 
 impl<'a> Maps<'a> {
-    fn grid(&self, target: usize) -> Grid {
-        Grid::new(self.shape.batch, self.shape.height, self.shape.width, target)
-    }
-
     fn input(
         &self,
         block: &'a Block,
@@ -379,8 +393,8 @@ impl Job for BlockProducts<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let (from, with, to) = (self.v_layout, self.z_layout, self.u_layout);
-        for point in 0..ALL_POINTS {
-            let tiles = self.block.using(point / POINTS, point % POINTS);
+        for point in 0..from.points() {
+            let tiles = self.block.using(point / from.side, point % from.side);
             let v = self.v.wrapping_add(point * from.point + tiles.start * from.row);
             let z = self.z.wrapping_add(point * with.point + tiles.start * with.row);
             let u = self.u.wrapping_add(point * to.point);
