@@ -39,10 +39,17 @@ fn splat<V: Vector>(x: f32) -> V {
     unsafe { V::splat(x) }
 }
 
+/// Zeros after the last value.
+#[inline(always)]
+fn padded<V: Vector, const N: usize>(values: [V; N]) -> [V; MOST_POINTS] {
+    let mut padded = [splat(0.0); MOST_POINTS];
+    padded[..N].copy_from_slice(&values);
+    padded
+}
+
 /// `B^T d` for `M` outputs, of which the first `M + 2` inputs are read. Unused points are zero.
 #[inline(always)]
 pub(super) fn input<V: Vector, const M: usize>(d: [V; MOST_POINTS]) -> [V; MOST_POINTS] {
-    let zero = splat(0.0);
     match M {
         6 => {
             let near_even = d[4].neg_mul_add(splat(4.25), d[2].add(d[6]));
@@ -52,7 +59,7 @@ pub(super) fn input<V: Vector, const M: usize>(d: [V; MOST_POINTS]) -> [V; MOST_
             let half_even = d[2].mul_add(splat(4.0), d[4].neg_mul_add(splat(5.0), d[6]));
             let half_odd = d[1].mul_add(splat(4.0), d[3].neg_mul_add(splat(5.0), d[5]));
             let (near, far) = (splat(4.0 / 3.0), splat(4.0 / 15.0));
-            [
+            padded([
                 d[4].sub(d[2]).mul_add(splat(21.0), d[0].sub(d[6]).mul(splat(4.0))),
                 d[3].sub(d[5]).mul_add(splat(5.25), d[7].sub(d[1])),
                 near_even.add(near_odd).mul(near),
@@ -61,7 +68,7 @@ pub(super) fn input<V: Vector, const M: usize>(d: [V; MOST_POINTS]) -> [V; MOST_
                 far_odd.neg_mul_add(splat(2.0), far_even).mul(far),
                 half_odd.mul_add(splat(0.5), half_even),
                 half_odd.neg_mul_add(splat(0.5), half_even),
-            ]
+            ])
         }
         5 => {
             let half = d[1].mul_add(splat(4.0), d[3].neg_mul_add(splat(5.0), d[5]));
@@ -71,7 +78,7 @@ pub(super) fn input<V: Vector, const M: usize>(d: [V; MOST_POINTS]) -> [V; MOST_
             let near_odd = d[3].neg_mul_add(splat(4.0), d[5]);
             let far = d[4].sub(d[2]);
             let far_odd = d[5].sub(d[3]).mul(splat(0.5));
-            [
+            padded([
                 half.neg_mul_add(splat(2.0), even),
                 half.neg_mul_add(splat(0.5), end),
                 near.add(near_odd).add(half),
@@ -79,59 +86,40 @@ pub(super) fn input<V: Vector, const M: usize>(d: [V; MOST_POINTS]) -> [V; MOST_
                 half.mul_add(splat(1.0 / 6.0), far.add(far_odd)),
                 half.mul_add(splat(0.1), far.sub(far_odd)),
                 half,
-                zero,
-            ]
+            ])
         }
         4 => {
             let even = d[2].neg_mul_add(splat(4.0), d[4]);
             let odd = d[1].neg_mul_add(splat(4.0), d[3]);
             let far_even = d[4].sub(d[2]);
             let far_odd = d[3].sub(d[1]);
-            [
+            padded([
                 d[0].mul_add(splat(4.0), d[2].neg_mul_add(splat(5.0), d[4])),
                 d[1].mul_add(splat(4.0), d[3].neg_mul_add(splat(5.0), d[5])),
                 even.add(odd),
                 even.sub(odd),
                 far_odd.mul_add(splat(2.0), far_even),
                 far_odd.neg_mul_add(splat(2.0), far_even),
-                zero,
-                zero,
-            ]
+            ])
         }
         3 => {
             let odd = d[3].sub(d[1]);
             let middle = d[2].neg_mul_add(splat(3.0), d[3]);
-            [
+            padded([
                 d[0].sub(d[2]).mul_add(splat(4.0), odd.add(odd)),
                 odd.neg_mul_add(splat(2.0), d[4].sub(d[2])),
                 d[1].add(d[1]).add(d[2]).neg_mul_add(splat(3.0), d[3].mul(splat(3.0))),
                 d[1].mul_add(splat(2.0), middle),
                 odd.mul(splat(4.0)),
-                zero,
-                zero,
-                zero,
-            ]
+            ])
         }
-        2 => [
+        2 => padded([
             d[0].sub(d[2]).mul(splat(4.0)),
             d[3].sub(d[1]),
             d[1].add(d[2]).mul(splat(-3.0)),
             d[1].sub(d[2]).mul(splat(3.0)),
-            zero,
-            zero,
-            zero,
-            zero,
-        ],
-        _ => [
-            d[0].sub(d[1]).mul(splat(4.0)),
-            d[2].sub(d[1]),
-            d[1].mul(splat(-6.0)),
-            zero,
-            zero,
-            zero,
-            zero,
-            zero,
-        ],
+        ]),
+        _ => padded([d[0].sub(d[1]).mul(splat(4.0)), d[2].sub(d[1]), d[1].mul(splat(-6.0))]),
     }
 }
 
@@ -145,55 +133,40 @@ fn powers<V: Vector>(k: u32, far: V, half: V, near: V) -> V {
 /// `A^T m`: the `M` outputs; the others are zero.
 #[inline(always)]
 pub(super) fn output<V: Vector, const M: usize>(m: [V; MOST_POINTS]) -> [V; MOST_POINTS] {
-    let zero = splat(0.0);
     let (sum, difference) = (m[2].add(m[3]), m[2].sub(m[3]));
     let (far_sum, far_difference) = (m[4].add(m[5]), m[4].sub(m[5]));
     match M {
         6 => {
             let (half_sum, half_difference) = (m[6].add(m[7]), m[6].sub(m[7]));
-            [
+            padded([
                 m[0].add(sum).add(far_sum.add(half_sum)),
                 powers(1, far_difference, half_difference, difference),
                 powers(2, far_sum, half_sum, sum),
                 powers(3, far_difference, half_difference, difference),
                 powers(4, far_sum, half_sum, sum),
                 powers(5, far_difference, half_difference, difference.add(m[1])),
-                zero,
-                zero,
-            ]
+            ])
         }
-        5 => [
+        5 => padded([
             m[0].add(sum).add(far_sum.add(m[6])),
             powers(1, far_difference, m[6], difference),
             powers(2, far_sum, m[6], sum),
             powers(3, far_difference, m[6], difference),
             powers(4, far_sum, m[6], sum.add(m[1])),
-            zero,
-            zero,
-            zero,
-        ],
-        4 => [
+        ]),
+        4 => padded([
             m[0].add(sum).add(far_sum),
             far_difference.mul_add(splat(2.0), difference),
             far_sum.mul_add(splat(4.0), sum),
             far_difference.mul_add(splat(8.0), difference.add(m[1])),
-            zero,
-            zero,
-            zero,
-            zero,
-        ],
-        3 => [
+        ]),
+        3 => padded([
             m[0].add(sum).add(m[4]),
             m[4].mul_add(splat(2.0), difference),
             m[4].mul_add(splat(4.0), sum.add(m[1])),
-            zero,
-            zero,
-            zero,
-            zero,
-            zero,
-        ],
-        2 => [m[0].add(m[2]).add(m[3]), difference.add(m[1]), zero, zero, zero, zero, zero, zero],
-        _ => [m[0].add(m[2]).add(m[1]), zero, zero, zero, zero, zero, zero, zero],
+        ]),
+        2 => padded([m[0].add(m[2]).add(m[3]), difference.add(m[1])]),
+        _ => padded([m[0].add(m[2]).add(m[1])]),
     }
 }
 
@@ -209,7 +182,6 @@ fn plus_and_minus<V: Vector>(at: f32, even: V, odd: V) -> [V; 2] {
 /// `A y`: the transpose of [`output`], for gradients. Unused points are zero.
 #[inline(always)]
 pub(super) fn gradient<V: Vector, const M: usize>(y: [V; MOST_POINTS]) -> [V; MOST_POINTS] {
-    let zero = splat(0.0);
     match M {
         6 => {
             let near = plus_and_minus(1.0, y[0].add(y[2]).add(y[4]), y[1].add(y[3]).add(y[5]));
@@ -223,7 +195,7 @@ pub(super) fn gradient<V: Vector, const M: usize>(y: [V; MOST_POINTS]) -> [V; MO
                 y[4].mul_add(splat(0.25), y[2]).mul_add(splat(0.25), y[0]),
                 y[5].mul_add(splat(0.25), y[3]).mul_add(splat(0.25), y[1]),
             );
-            [y[0], y[5], near[0], near[1], far[0], far[1], half[0], half[1]]
+            padded([y[0], y[5], near[0], near[1], far[0], far[1], half[0], half[1]])
         }
         5 => {
             let near = plus_and_minus(1.0, y[0].add(y[2]).add(y[4]), y[1].add(y[3]));
@@ -234,22 +206,22 @@ pub(super) fn gradient<V: Vector, const M: usize>(y: [V; MOST_POINTS]) -> [V; MO
             );
             let half = y[4].mul_add(splat(0.5), y[3]).mul_add(splat(0.5), y[2]);
             let half = half.mul_add(splat(0.5), y[1]).mul_add(splat(0.5), y[0]);
-            [y[0], y[4], near[0], near[1], far[0], far[1], half, zero]
+            padded([y[0], y[4], near[0], near[1], far[0], far[1], half])
         }
         4 => {
             let near = plus_and_minus(1.0, y[0].add(y[2]), y[1].add(y[3]));
             let (even, odd) = (y[2].mul_add(splat(4.0), y[0]), y[3].mul_add(splat(4.0), y[1]));
             let far = plus_and_minus(2.0, even, odd);
-            [y[0], y[3], near[0], near[1], far[0], far[1], zero, zero]
+            padded([y[0], y[3], near[0], near[1], far[0], far[1]])
         }
         3 => {
             let even = y[0].add(y[2]);
             let far = y[1].mul_add(splat(2.0), y[0]);
             let far = y[2].mul_add(splat(4.0), far);
-            [y[0], y[2], even.add(y[1]), even.sub(y[1]), far, zero, zero, zero]
+            padded([y[0], y[2], even.add(y[1]), even.sub(y[1]), far])
         }
-        2 => [y[0], y[1], y[0].add(y[1]), y[0].sub(y[1]), zero, zero, zero, zero],
-        _ => [y[0], y[0], y[0], zero, zero, zero, zero, zero],
+        2 => padded([y[0], y[1], y[0].add(y[1]), y[0].sub(y[1])]),
+        _ => padded([y[0], y[0], y[0]]),
     }
 }
 
@@ -262,7 +234,7 @@ pub(super) fn filter<V: Vector, const P: usize>(g: [V; 3]) -> [V; MOST_POINTS] {
     let far_odd = g[1].mul(splat(1.0 / 12.0));
     let half_even = g[0].mul_add(splat(32.0 / 45.0), g[2].mul(splat(8.0 / 45.0)));
     let half_odd = g[1].mul(splat(16.0 / 45.0));
-    let mut points = [
+    let mut points = padded([
         g[0].mul(splat(0.25)),
         g[2],
         near_even.sub(near_odd),
@@ -271,7 +243,7 @@ pub(super) fn filter<V: Vector, const P: usize>(g: [V; 3]) -> [V; MOST_POINTS] {
         far_even.sub(far_odd),
         half_even.add(half_odd),
         half_even.sub(half_odd),
-    ];
+    ]);
     for unused in &mut points[P..] {
         *unused = splat(0.0);
     }
