@@ -45,7 +45,7 @@ const LARGE_LANE_FLOATS: usize = 120 << 10;
 const FILTER_FLOATS: usize = 700 << 10;
 /// Floats of `U` up to which large tiles pay: a point more costs a core's own cache more than the
 /// products that it saves.
-const LARGE_FILTER_FLOATS: usize = 176 << 10;
+const LARGE_FILTER_FLOATS: usize = 200 << 10;
 /// Outputs of the largest tiles where `U` is not kept whole, in one dimension.
 const MANY_CHANNELS_OUTPUTS: usize = 5;
 /// Floats of `U` that stay in a core's own cache beside those buffers.

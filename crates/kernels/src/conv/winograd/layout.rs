@@ -18,7 +18,9 @@ impl Layout {
     /// stretch of memory at constant distances, and the products take a line here and a line there,
     /// which is free as long as the buffer is in a core's own cache.
     pub(super) fn by_tile(side: usize, channels: usize) -> Self {
-        let chunk = side * side * CHUNK;
+        // 64 lines would put all chunks of a tile into the same sets of the first-level cache.
+        let lines = side * side + usize::from(side * side == 64);
+        let chunk = lines * CHUNK;
         // An odd number of lines, lest the rows of a product fall into the same few cache sets.
         Self { side, point: CHUNK, row: channels.div_ceil(CHUNK) * chunk + CHUNK, chunk }
     }
