@@ -3,8 +3,9 @@
 //! instruction set, with NaN wherever nothing may be read (the shared weight outside of the active
 //! block) and wherever everything has to be written.
 //!
-//! Tolerance: 4e-5 of the convolution's root mean square (at least 1) for each element. Winograd's error is a
-//! tenth of that in the mean, and up to half of it in the worst of millions of elements.
+//! Tolerance: 1e-4 of the convolution's root mean square (at least 1) for each element of 3 x 3 convolutions of stride
+//! 1, 4e-5 for others. Winograd's error is a thirtieth of that in the mean, and up to half of it in the worst of
+//! millions of elements.
 
 mod noise;
 
@@ -16,7 +17,10 @@ use slimtau_kernels::conv::{
     reference,
 };
 
-const TOLERANCE: f64 = 4e-5;
+/// Of the root mean square.
+fn tolerance(shape: &ConvShape) -> f64 {
+    if (shape.kernel, shape.stride) == (3, 1) { 1e-4 } else { 4e-5 }
+}
 
 /// Kernels and strides that networks use.
 const KERNELS: [[usize; 2]; 6] = [[1, 1], [1, 2], [3, 1], [3, 2], [5, 1], [7, 2]];
@@ -62,7 +66,7 @@ impl Case {
     /// As [`Case::compare`], for results whose errors go by values of another `size`.
     #[track_caller]
     fn compare_at(&self, size: f64, what: &str, isa: Isa, got: &[f32], want: &[f64]) {
-        let tolerance = TOLERANCE * size;
+        let tolerance = tolerance(&self.shape) * size;
         for (at, (got, want)) in got.iter().zip(want).enumerate() {
             let error = (f64::from(*got) - want).abs();
             assert!(

@@ -4,7 +4,7 @@
 //! Activations are NHWC with the active channels only, weights HWIO with all of them, so that a
 //! slimmed convolution reads its block of the shared weight in place and its gradient lands there.
 //!
-//! 3 x 3 convolutions of stride 1 go through Winograd's F(4 x 4, 3 x 3) (`winograd`), unless they
+//! 3 x 3 convolutions of stride 1 go through Winograd's F(4 x 4, 3 x 3) to F(6 x 6, 3 x 3) (`winograd`), unless they
 //! have fewer than 8 input channels; these and all others go through matrix products that read
 //! pixels where they are (`direct`). The micro-kernels (`product`, `indirect`) are written once for
 //! every instruction set (`simd`). Relative to the definition in f64, the root-mean-square error is

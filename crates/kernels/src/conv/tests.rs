@@ -50,7 +50,7 @@ impl Case {
         let active = sums.iter().filter(|w| **w != 0.0);
         let size =
             (active.clone().map(|w| w * w).sum::<f64>() / active.count().max(1) as f64).sqrt();
-        let tolerance = 1e-4 * size.max(1.0);
+        let tolerance = if fits_winograd(&self.shape) { 1e-4 } else { 4e-5 } * size.max(1.0);
         for (i, want) in want.iter().enumerate() {
             let want = want + before.get(i).copied().unwrap_or(0.0);
             let got = f64::from(got[i * self.step]);
@@ -200,7 +200,7 @@ fn every_map_size() {
     let maps = |sides: &[usize]| sides.iter().map(|&s| [2, s, s]).collect::<Vec<_>>();
     let small = maps(&[1, 2, 3, 4, 5, 6, 7, 8, 14]);
     check_all(&small, &[[8, 24], [5, 3]], &[[3, 1], [3, 2], [1, 1], [1, 2]]);
-    // Of tiles of 5 and 6 outputs a side, each followed by every shorter one.
+    // Of tiles of 6 outputs a side, followed by every shorter one, and of 5, whole or followed by 4 or 3.
     check_all(&maps(&[9, 10, 11, 12, 13, 16, 21, 26, 31]), &[[8, 24], [5, 3]], &[[3, 1]]);
     check_all(
         &[[1, 5, 7], [1, 6, 4], [3, 9, 2], [1, 1, 13]],
@@ -223,6 +223,9 @@ fn every_width() {
 fn wide_layers() {
     let pairs = [[256, 256], [200, 184], [512, 40], [20, 512], [144, 136]];
     check_all(&[[2, 7, 7], [1, 4, 4], [5, 2, 2]], &pairs, &[[3, 1], [3, 2], [1, 2]]);
+    // Tiles of 5 outputs a side, followed by every shorter one, in one dimension or in both.
+    let maps = [[2, 11, 5], [2, 17, 17], [2, 13, 13], [2, 14, 14], [3, 5, 5], [2, 10, 7]];
+    check_all(&maps, &[[200, 184]], &[[3, 1]]);
 }
 
 /// Several blocks of tiles and several chunks of pixels.
@@ -233,7 +236,9 @@ fn large_maps_and_batches() {
     check_all(&[[3, 120, 121]], &[[3, 16]], &[[3, 1], [7, 2], [5, 3]]);
     check_all(&[[2, 64, 64]], &[[1, 12]], &[[3, 1]]);
     // Filters and weight gradients too large for a core's cache, and more than one block of tiles.
-    check_all(&[[13, 14, 14]], &[[256, 208]], &[[3, 1]]);
+    check_all(&[[17, 14, 14], [50, 7, 7]], &[[256, 208]], &[[3, 1]]);
+    // Several copies of a weight gradient, each of several blocks.
+    check_all(&[[62, 14, 14]], &[[16, 24]], &[[3, 1]]);
     // Strided weight gradients that are, with several parts of the pixels and several blocks.
     check_all(&[[17, 16, 16]], &[[1200, 264]], &[[1, 3]]);
     check_all(&[[5, 40, 40]], &[[264, 160]], &[[3, 3]]);
@@ -256,7 +261,7 @@ fn threads_do_not_change_a_bit() {
         ([20, 28, 28], [24, 16], [3, 1]),
         ([16, 7, 7], [256, 208], [3, 1]),
         ([9, 14, 14], [128, 96], [3, 1]),
-        ([13, 14, 14], [256, 208], [3, 1]),
+        ([17, 14, 14], [256, 208], [3, 1]),
         ([9, 15, 15], [24, 40], [3, 2]),
         ([4, 56, 56], [3, 16], [7, 2]),
         ([6, 28, 28], [1, 32], [3, 1]),

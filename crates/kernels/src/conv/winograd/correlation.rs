@@ -43,11 +43,6 @@ const LANE_FLOATS: usize = 88 << 10;
 const LARGE_LANE_FLOATS: usize = 120 << 10;
 /// Floats of `U` beyond which it is not kept whole.
 const FILTER_FLOATS: usize = 700 << 10;
-/// Floats of `U` up to which large tiles pay: a point more costs a core's own cache more than the
-/// products that it saves.
-const LARGE_FILTER_FLOATS: usize = 200 << 10;
-/// Outputs of the largest tiles where `U` is not kept whole, in one dimension.
-const MANY_CHANNELS_OUTPUTS: usize = 5;
 /// Floats of `U` that stay in a core's own cache beside those buffers.
 const GROUP_FLOATS: usize = 290 << 10;
 /// Depth of a piece of `U` when it is not.
@@ -55,6 +50,11 @@ const DEPTH: usize = 64;
 /// Most tiles of a block then: their products with a panel, and a piece of `V`, stay in a core's own
 /// cache. Each block transforms all filters.
 const SHARED_TILES: usize = 96;
+/// Floats of `U` up to which large tiles pay: a point more costs a core's own cache more than the
+/// products that it saves.
+const LARGE_FILTER_FLOATS: usize = 200 << 10;
+/// Outputs of the largest tiles where `U` is not kept whole, in one dimension.
+const MANY_CHANNELS_OUTPUTS: usize = 5;
 
 /// `output = finish(input * filters)`, both maps dense, and if wanted the output's statistics.
 pub(in crate::conv) fn correlate(
@@ -69,11 +69,12 @@ pub(in crate::conv) fn correlate(
 ) {
     // As they are stored: so there are at most three groups of output channels.
     let [depth, columns] = [filters.depth, filters.columns].map(|n| n.next_multiple_of(LANES));
-    let fits = |tiling: &Tiling, floats| tiling.points() * depth * columns <= floats;
     let large = Tiling::large(map.height, map.width, MOST_OUTPUTS);
-    let few = Some(large).filter(|tiling| fits(tiling, LARGE_FILTER_FLOATS));
     let small = Tiling::small(map.height, map.width);
-    if let Some(tiling) = few.or(Some(small).filter(|tiling| fits(tiling, FILTER_FLOATS))) {
+    let few = [(large, LARGE_FILTER_FLOATS), (small, FILTER_FLOATS)]
+        .into_iter()
+        .find(|(tiling, floats)| tiling.points() * depth * columns <= *floats);
+    if let Some((tiling, _)) = few {
         by_tiles(isa, map, tiling, input, filters, output, finish, statistics, scratch);
         return;
     }

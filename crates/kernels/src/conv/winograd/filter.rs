@@ -49,8 +49,8 @@ pub(super) enum FilterLayout {
     /// `[point][panel][depth][column]`: the products read it in order, block after block.
     Dense { side: usize, point: usize, depth: usize },
     /// One panel, as [`Layout::by_tile`] with depths for tiles, and so many points in one dimension: for
-    /// filters that are used once. The points of a vector go to neighbouring lines; in 36 places they
-    /// would be 36 misses, which stores do not overlap as loads do.
+    /// filters that are used once. The points of a vector go to neighbouring lines; in as many places
+    /// they would be as many misses, which stores do not overlap as loads do.
     ByDepth { side: usize },
 }
 

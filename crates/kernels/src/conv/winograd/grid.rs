@@ -9,7 +9,7 @@ const SMALL: usize = 4;
 
 /// One dimension of the map: `count` tiles of `tile` outputs, except that the last has `last`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Axis {
+struct Axis {
     tile: usize,
     count: usize,
     last: usize,
@@ -296,11 +296,8 @@ impl Grid {
     pub(super) fn new(tiling: Tiling, batch: usize, target: usize) -> Self {
         let per_image = tiling.tiles();
         let images = (target / per_image).clamp(1, batch);
-        let cuts = if images > 1 || batch == 0 {
-            1
-        } else {
-            per_image.div_ceil(target.max(1)).min(tiling.rows.count)
-        };
+        let cuts =
+            if images > 1 { 1 } else { per_image.div_ceil(target.max(1)).min(tiling.rows.count) };
         // Even blocks: 10 images in blocks of up to 4 are 4 + 3 + 3.
         let images = batch.div_ceil(batch.div_ceil(images));
         Self { tiling, batch, images, cuts }
@@ -327,6 +324,33 @@ impl Grid {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn large_tiles_are_taken_where_they_save_an_eighth() {
+        let sides = |most: usize, sizes: &[usize]| {
+            sizes.iter().map(|&size| Tiling::large(size, size, most).side()).collect::<Vec<_>>()
+        };
+        assert_eq!(sides(6, &[56, 28, 16, 14, 7, 4, 1]), [8, 8, 8, 7, 6, 6, 6]);
+        assert_eq!(sides(5, &[56, 28, 16, 14, 7, 4, 1]), [6, 6, 6, 7, 6, 6, 6]);
+    }
+
+    #[test]
+    fn a_point_uses_the_tiles_that_are_long_enough() {
+        for (height, width) in [(1, 1), (28, 28), (14, 9), (7, 26), (11, 5)] {
+            for tile in 4..=6 {
+                let grid = Grid::new(Tiling::new(height, width, tile), 2, 9);
+                for block in (0..grid.blocks()).map(|i| grid.block(i)) {
+                    for (i, j) in (0..tile + 2).flat_map(|i| (0..tile + 2).map(move |j| (i, j))) {
+                        let uses = block.using(i, j);
+                        for (t, tile) in block.tiles(0..block.len()) {
+                            let long = tile.height + 2 > i && tile.width + 2 > j;
+                            assert_eq!(uses.contains(&t), long, "{tile:?}, point {i} {j}");
+                        }
+                    }
+                }
+            }
+        }
+    }
 
     #[test]
     fn blocks_cover_every_pixel_once_and_know_their_own() {

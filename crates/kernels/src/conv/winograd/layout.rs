@@ -20,9 +20,9 @@ impl Layout {
     pub(super) fn by_tile(side: usize, channels: usize) -> Self {
         // 64 lines would put all chunks of a tile into the same sets of the first-level cache.
         let lines = side * side + usize::from(side * side == 64);
-        let chunk = lines * CHUNK;
         // An odd number of lines, lest the rows of a product fall into the same few cache sets.
-        Self { side, point: CHUNK, row: channels.div_ceil(CHUNK) * chunk + CHUNK, chunk }
+        let row = (channels.div_ceil(CHUNK) * lines) | 1;
+        Self { side, point: CHUNK, row: row * CHUNK, chunk: lines * CHUNK }
     }
 
     /// A point's tiles side by side: `[point][tile][channel]`, for buffers that come from a shared
@@ -55,6 +55,7 @@ impl Layout {
         Near { line: self.side * CHUNK }
     }
 
+    /// For any.
     #[inline(always)]
     pub(super) fn far(self) -> Far {
         Far { line: self.side * self.point, point: self.point }

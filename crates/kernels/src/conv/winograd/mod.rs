@@ -1,7 +1,7 @@
 //! 3 x 3 convolutions of stride 1 by Winograd's minimal filtering: F(4 x 4, 3 x 3) takes 36 products per
 //! input and output channel where the definition takes 144, F(5 x 5, 3 x 3) 49 of 225 and F(6 x 6, 3 x 3)
-//! 64 of 324. The larger ones are for maps where they save an eighth of the products or more, and
-//! for few enough channels that the filters, which have more points, stay in a core's cache.
+//! 64 of 324. The larger ones are for maps where they save an eighth of the products or more, where the
+//! filters stay in a core's cache although they have more points, or (tiles of 5) stream by in any case.
 //!
 //! Forward: input tiles and filters are transformed to the points, each point is an ordinary matrix
 //! product `M[tiles, out] = V[tiles, in] * U[in, out]`, and `M` is transformed back. The data

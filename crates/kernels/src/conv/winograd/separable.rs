@@ -8,7 +8,9 @@ use crate::conv::simd::{Access, Vector};
 
 /// A transform of one dimension, of `read(m)` values to `written(m)` for a tile of `m` outputs.
 pub(super) trait Transform {
-    const LINES_OF_4: [[usize; 3]; 2];
+    /// Lines of the result in the two goes of [`in_registers`]: those together that share subexpressions,
+    /// and 7 for none.
+    const LINES_OF_4: [[usize; 3]; 2] = [[0, 2, 3], [4, 5, 1]];
     fn read(m: usize) -> usize;
     fn written(m: usize) -> usize;
     fn apply<V: Vector, const M: usize>(values: [V; MOST_POINTS]) -> [V; MOST_POINTS];
@@ -18,7 +20,6 @@ pub(super) trait Transform {
 pub(super) struct Input;
 
 impl Transform for Input {
-    const LINES_OF_4: [[usize; 3]; 2] = [[0, 2, 3], [4, 5, 1]];
     #[inline(always)]
     fn read(m: usize) -> usize {
         points(m)
@@ -37,7 +38,6 @@ impl Transform for Input {
 pub(super) struct Gradient;
 
 impl Transform for Gradient {
-    const LINES_OF_4: [[usize; 3]; 2] = [[0, 2, 3], [4, 5, 1]];
     #[inline(always)]
     fn read(m: usize) -> usize {
         m
@@ -133,6 +133,7 @@ pub(super) unsafe fn transform<V: Vector, T: Transform>(
     column: impl Fn(usize) -> Column,
     sink: impl Sink<V>,
 ) {
+    const { assert!(V::LANES <= CHUNK, "a half-transformed tile has room") };
     let mut between = MaybeUninit::<Between>::uninit();
     let between = between.as_mut_ptr().cast::<f32>();
     // SAFETY: passed on to the caller; the lines read what the columns have written.
