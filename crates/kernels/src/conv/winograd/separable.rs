@@ -6,20 +6,12 @@ use super::points::{self, MOST_POINTS, points};
 use crate::conv::product::CHUNK;
 use crate::conv::simd::{Access, Vector};
 
-/// A transform of one dimension, of `read(m)` values to `written(m)` for a tile of `m` outputs.
+/// A transform of one dimension, of `read(m)` values to `written(m)` for a tile of `m` outputs: to and from its
+/// points, unless it says otherwise.
 pub(super) trait Transform {
     /// Lines of the result in the two goes of [`in_registers`]: those together that share subexpressions,
     /// and 7 for none.
     const LINES_OF_4: [[usize; 3]; 2] = [[0, 2, 3], [4, 5, 1]];
-    fn read(m: usize) -> usize;
-    fn written(m: usize) -> usize;
-    fn apply<V: Vector, const M: usize>(values: [V; MOST_POINTS]) -> [V; MOST_POINTS];
-}
-
-/// `B^T d`.
-pub(super) struct Input;
-
-impl Transform for Input {
     #[inline(always)]
     fn read(m: usize) -> usize {
         points(m)
@@ -28,6 +20,13 @@ impl Transform for Input {
     fn written(m: usize) -> usize {
         points(m)
     }
+    fn apply<V: Vector, const M: usize>(values: [V; MOST_POINTS]) -> [V; MOST_POINTS];
+}
+
+/// `B^T d`.
+pub(super) struct Input;
+
+impl Transform for Input {
     #[inline(always)]
     fn apply<V: Vector, const M: usize>(d: [V; MOST_POINTS]) -> [V; MOST_POINTS] {
         points::input::<V, M>(d)
@@ -43,10 +42,6 @@ impl Transform for Gradient {
         m
     }
     #[inline(always)]
-    fn written(m: usize) -> usize {
-        points(m)
-    }
-    #[inline(always)]
     fn apply<V: Vector, const M: usize>(y: [V; MOST_POINTS]) -> [V; MOST_POINTS] {
         points::gradient::<V, M>(y)
     }
@@ -57,10 +52,6 @@ pub(super) struct Output;
 
 impl Transform for Output {
     const LINES_OF_4: [[usize; 3]; 2] = [[0, 2, 7], [1, 3, 7]];
-    #[inline(always)]
-    fn read(m: usize) -> usize {
-        points(m)
-    }
     #[inline(always)]
     fn written(m: usize) -> usize {
         m
