@@ -3,7 +3,9 @@
 //! memory.
 
 use super::columns::InputGradient;
-use super::{ConvShape, Isa, by_winograd, conv_backward_weight_on, span, winograd};
+#[cfg(target_arch = "x86_64")]
+use super::matrix;
+use super::{ConvShape, Isa, by_winograd, conv_backward_weight_on, span, sums_by_matrix, winograd};
 use crate::Scratch;
 use crate::norm::{Norm, norm_backward, sums};
 
@@ -58,7 +60,7 @@ pub fn norm_conv_backward_weight_on(
     shape.check(input.len(), grad_weight.len(), x.len());
     assert_eq!(norm.channels, shape.out_channels, "channels of the norm after {shape:?}");
     let empty = x.is_empty() || input.is_empty();
-    if empty || !batch_statistics || !takes_norm(shape) {
+    if empty || !batch_statistics || !takes_norm(isa, shape) {
         norm_backward(&norm, batch_statistics, x, output, grad, grad_gamma, grad_beta, scratch);
         conv_backward_weight_on(isa, shape, input, x, grad_weight, scratch);
         return;
@@ -89,12 +91,22 @@ pub fn norm_conv_backward_weight_on(
             product: product.as_ptr(),
             masked: norm.relu && output.is_none(),
         };
-        winograd::weight_gradient_after_norm(isa, shape, input, gradient, grad_weight, scratch);
+        let (dy, norm) = (gradient.x.cast_const(), Some(gradient));
+        #[cfg(target_arch = "x86_64")]
+        if sums_by_matrix(isa, shape) {
+            matrix::weight_gradient(isa, shape, input, dy, norm, grad_weight, scratch);
+            return;
+        }
+        winograd::weight_gradient(isa, shape, input, dy, norm, grad_weight, scratch);
     });
 }
 
 /// Whether the shape allows one pass less, on as many threads as the ambient pool has.
-fn takes_norm(shape: &ConvShape) -> bool {
+fn takes_norm(isa: Isa, shape: &ConvShape) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    if sums_by_matrix(isa, shape) {
+        return by_winograd(shape) && matrix::takes_norm(shape);
+    }
     by_winograd(shape) && winograd::takes_norm(shape)
 }
 
@@ -118,13 +130,19 @@ mod tests {
         };
         let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().expect("a pool");
         pool.install(|| {
-            for (batch, size, channels) in [(17, 28, 8), (64, 28, 32), (64, 14, 64)] {
-                assert!(takes_norm(&shape(batch, size, channels, 3)), "{size}, {channels}");
-            }
-            for (batch, size, channels, kernel) in
-                [(64, 7, 128, 3), (1, 28, 32, 3), (64, 28, 32, 1)]
-            {
-                assert!(!takes_norm(&shape(batch, size, channels, kernel)), "{size}, {channels}");
+            for isa in Isa::available() {
+                let takes = |batch, size, channels, kernel| {
+                    takes_norm(isa, &shape(batch, size, channels, kernel))
+                };
+                let name = isa.name();
+                for (batch, size, channels) in [(17, 28, 8), (64, 28, 32), (64, 14, 64)] {
+                    assert!(takes(batch, size, channels, 3), "{size}, {channels}, {name}");
+                }
+                for (batch, size, channels, kernel) in [(1, 28, 32, 3), (64, 28, 32, 1)] {
+                    assert!(!takes(batch, size, channels, kernel), "{size}, {channels}, {name}");
+                }
+                assert_eq!(takes(64, 7, 128, 3), isa.has_matrix_unit(), "{name}");
+                assert!(!takes(64, 4, 256, 3), "{name}");
             }
         });
     }

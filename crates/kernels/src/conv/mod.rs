@@ -18,6 +18,8 @@ mod direct;
 mod epilogue;
 mod fused;
 mod indirect;
+#[cfg(target_arch = "x86_64")]
+mod matrix;
 mod moments;
 mod parallel;
 mod product;
@@ -80,7 +82,7 @@ pub fn conv_forward_on(
     let finish = Finish::from(epilogue);
     if by_winograd(shape) {
         let filters = filters(shape, weight, false);
-        winograd::correlate(isa, map(shape), input, filters, output, finish, None, scratch);
+        correlate(isa, map(shape), input, filters, output, finish, None, scratch);
     } else {
         direct::forward(isa, shape, input, weight, output, finish, scratch);
     }
@@ -129,16 +131,7 @@ pub fn conv_forward_statistics_on(
     assert_eq!(var.len(), shape.out_channels, "length of var");
     let filters = filters(shape, weight, false);
     let statistics = Some(winograd::Statistics { mean, var });
-    winograd::correlate(
-        isa,
-        map(shape),
-        input,
-        filters,
-        output,
-        Finish::Store,
-        statistics,
-        scratch,
-    );
+    correlate(isa, map(shape), input, filters, output, Finish::Store, statistics, scratch);
 }
 
 /// The gradient of the input; it overwrites `grad_input`, or adds to it with `accumulate`.
@@ -180,7 +173,7 @@ pub fn conv_backward_input_on(
     if fits_winograd(shape) {
         let filters = filters(shape, weight, true);
         let map = map(shape);
-        winograd::correlate(isa, map, grad_output, filters, grad_input, finish, None, scratch);
+        correlate(isa, map, grad_output, filters, grad_input, finish, None, scratch);
     } else {
         direct::backward_input(isa, shape, grad_output, weight, grad_input, finish, scratch);
     }
@@ -218,7 +211,13 @@ pub fn conv_backward_weight_on(
         return;
     }
     if by_winograd(shape) {
-        winograd::weight_gradient(isa, shape, input, grad_output, grad_weight, scratch);
+        let dy = grad_output.as_ptr();
+        #[cfg(target_arch = "x86_64")]
+        if sums_by_matrix(isa, shape) {
+            matrix::weight_gradient(isa, shape, input, dy, None, grad_weight, scratch);
+            return;
+        }
+        winograd::weight_gradient(isa, shape, input, dy, None, grad_weight, scratch);
     } else {
         direct::weight_gradient(isa, shape, input, grad_output, grad_weight, scratch);
     }
@@ -240,6 +239,34 @@ fn fits_winograd(shape: &ConvShape) -> bool {
 
 fn by_winograd(shape: &ConvShape) -> bool {
     fits_winograd(shape) && shape.in_channels >= LEAST_CHANNELS
+}
+
+/// Whether the gradient of a 3 x 3 convolution's weight is made on the matrix unit.
+fn sums_by_matrix(isa: Isa, shape: &ConvShape) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return isa.has_matrix_unit()
+        && matrix::sums(shape.batch, shape.in_channels, shape.out_channels);
+    #[cfg(not(target_arch = "x86_64"))]
+    return false;
+}
+
+/// A 3 x 3 convolution of stride 1, the better way for the machine.
+fn correlate(
+    isa: Isa,
+    map: winograd::Map,
+    input: &[f32],
+    filters: winograd::Filters,
+    output: &mut [f32],
+    finish: Finish,
+    statistics: Option<winograd::Statistics<'_>>,
+    scratch: &mut Scratch,
+) {
+    #[cfg(target_arch = "x86_64")]
+    if isa.has_matrix_unit() && matrix::correlates(map.batch, filters.depth, filters.columns) {
+        matrix::correlate(isa, map, input, filters, output, finish, statistics, scratch);
+        return;
+    }
+    winograd::correlate(isa, map, input, filters, output, finish, statistics, scratch);
 }
 
 fn map(shape: &ConvShape) -> winograd::Map {

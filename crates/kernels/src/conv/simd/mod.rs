@@ -12,6 +12,9 @@ mod avx512;
 mod neon;
 mod scalar;
 
+#[cfg(target_arch = "x86_64")]
+pub(super) use {avx2::prefetch_to_write, avx512::Zmm as Sixteen};
+
 use super::indirect;
 use super::parallel::Shares;
 use super::product::{Kernel, Panels};
@@ -166,6 +169,9 @@ enum Kind {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// AVX-512 with bf16, and the matrix unit.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
     #[cfg(target_arch = "aarch64")]
     Neon,
 }
@@ -187,6 +193,8 @@ impl Isa {
                 && is_x86_feature_detected!("avx2")
                 && is_x86_feature_detected!("fma"))
             .then_some(Kind::Avx512),
+            #[cfg(target_arch = "x86_64")]
+            super::matrix::available().then_some(Kind::Amx),
             #[cfg(target_arch = "aarch64")]
             (intrinsics && std::arch::is_aarch64_feature_detected!("neon")).then_some(Kind::Neon),
         ]
@@ -208,9 +216,19 @@ impl Isa {
             Kind::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Amx => "amx",
             #[cfg(target_arch = "aarch64")]
             Kind::Neon => "neon",
         }
+    }
+
+    /// Whether it has a matrix unit.
+    pub(super) fn has_matrix_unit(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self.0 == Kind::Amx;
+        #[cfg(not(target_arch = "x86_64"))]
+        return false;
     }
 
     /// How the columns of a product over `channels` are cut.
@@ -235,7 +253,7 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => of::<avx2::Avx2>(),
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512 => of::<avx512::Avx512>(),
+            Kind::Avx512 | Kind::Amx => of::<avx512::Avx512>(),
             #[cfg(target_arch = "aarch64")]
             Kind::Neon => of::<neon::Neon>(),
         }
@@ -252,7 +270,7 @@ impl Isa {
                 #[cfg(target_arch = "x86_64")]
                 Kind::Avx2 => avx2::Avx2::vectorize(job),
                 #[cfg(target_arch = "x86_64")]
-                Kind::Avx512 => avx512::Avx512::vectorize(job),
+                Kind::Avx512 | Kind::Amx => avx512::Avx512::vectorize(job),
                 #[cfg(target_arch = "aarch64")]
                 Kind::Neon => neon::Neon::vectorize(job),
             }

@@ -28,7 +28,7 @@ mod weight_gradient;
 
 pub(super) use correlation::{Map, Statistics, correlate};
 pub(super) use filter::Filters;
-pub(super) use weight_gradient::{takes_norm, weight_gradient, weight_gradient_after_norm};
+pub(super) use weight_gradient::{takes_norm, weight_gradient};
 
 /// A stride between points that does not put all points into the same few cache sets.
 fn padded(len: usize) -> usize {

@@ -39,35 +39,24 @@ const ROWS: usize = 48;
 /// Its output channels, in units of [`LANES`]. Wide blocks read less of `V` and `Z`.
 const SHARE: usize = 12;
 
-/// Adds the weight gradient of a 3 x 3 convolution of stride 1 to `grad_weight`.
+/// Adds the weight gradient of a 3 x 3 convolution of stride 1 to `grad_weight`; with `norm` that for the
+/// gradient that it makes of its `x`, where [`takes_norm`] says that it can.
 pub(in crate::conv) fn weight_gradient(
     isa: Isa,
     shape: &ConvShape,
     input: &[f32],
-    grad_output: &[f32],
+    grad_output: *const f32,
+    norm: Option<InputGradient>,
     grad_weight: &mut [f32],
     scratch: &mut Scratch,
 ) {
-    let maps = Maps { isa, shape, input, grad_output: grad_output.as_ptr() };
+    let maps = Maps { isa, shape, input, grad_output };
     if let Some(tiling) = few_channels(shape) {
-        by_tiles(maps, tiling, None, grad_weight, scratch);
+        by_tiles(maps, tiling, norm, grad_weight, scratch);
     } else {
+        assert!(norm.is_none(), "several tasks would each make the gradient of a block");
         by_blocks(maps, grad_weight, scratch);
     }
-}
-
-/// The same for the gradient that `gradient` makes of its `x`, where [`takes_norm`] says that it can.
-pub(in crate::conv) fn weight_gradient_after_norm(
-    isa: Isa,
-    shape: &ConvShape,
-    input: &[f32],
-    gradient: InputGradient,
-    grad_weight: &mut [f32],
-    scratch: &mut Scratch,
-) {
-    let maps = Maps { isa, shape, input, grad_output: gradient.x };
-    let tiling = few_channels(shape).expect("as `takes_norm` has said");
-    by_tiles(maps, tiling, Some(gradient), grad_weight, scratch);
 }
 
 /// Whether one task alone transforms each block of the output's gradient, which could then be made

@@ -1,0 +1,40 @@
+//! 3 x 3 convolutions of stride 1 on the matrix unit of x86-64 servers (AMX), by the definition.
+//!
+//! The unit multiplies matrices of bf16, 16 times as fast as the vector unit multiplies f32. A number is
+//! the sum of two of bf16 to 16 bits and more, so three products of halves make a product that errs by
+//! about `1e-6`, as Winograd's transforms do, and it needs no transforms (`split`).
+//!
+//! Forward, a tile's 16 rows are a pixel of 16 images (or two of 8): rows of neighbouring pixels are at one
+//! distance, and taps beyond the edge are tiles that are left out. Lines of the map are laid out
+//! that way, split into halves, in a core's own cache (`layout`, `correlation`). The weight gradient sums over
+//! rows, so there the input is laid out channels by rows (`weight_gradient`).
+
+mod correlation;
+mod layout;
+mod split;
+mod unit;
+mod weight_gradient;
+
+pub(super) use correlation::correlate;
+pub(super) use unit::available;
+pub(super) use weight_gradient::{takes_norm, weight_gradient};
+
+/// Fewest images: with fewer, tiles are mostly empty.
+const LEAST_IMAGES: usize = 6;
+/// Channels from which on the unit's products are faster by more than the layout costs: of both maps
+/// forward, and where the weight's gradient is made.
+const LEAST_CHANNELS: usize = 72;
+const LEAST_CHANNELS_OF_GRADIENT: usize = 40;
+/// Channels of a layer whose filters, split into halves, outgrow the caches: there Winograd's fewer
+/// products win forward.
+const MOST_WEIGHTS: usize = 300 * 300;
+
+/// Whether a 3 x 3 correlation of stride 1 is for this way rather than for Winograd's.
+pub(super) fn correlates(batch: usize, depth: usize, columns: usize) -> bool {
+    batch >= LEAST_IMAGES && depth.min(columns) >= LEAST_CHANNELS && depth * columns <= MOST_WEIGHTS
+}
+
+/// Whether the gradient of its weight is.
+pub(super) fn sums(batch: usize, in_channels: usize, out_channels: usize) -> bool {
+    batch >= LEAST_IMAGES && in_channels.min(out_channels) >= LEAST_CHANNELS_OF_GRADIENT
+}
