@@ -5,8 +5,8 @@ use super::simd::{Access, First, Job, LANES, Simd, Vector, Whole};
 
 /// Work on `[rows, channels]` whose channels do not depend on each other.
 pub(super) trait Columns {
-    /// Channels of a row.
-    fn channels(&self) -> usize;
+    /// The channels of a row that are worked on.
+    fn range(&self) -> std::ops::Range<usize>;
 
     /// Does it for `lanes` channels from `channel` on, in all rows.
     ///
@@ -15,14 +15,14 @@ pub(super) trait Columns {
     unsafe fn vector<V: Vector>(&self, channel: usize, lanes: usize, access: impl Access);
 }
 
-/// The same for all channels.
+/// The same for all of these channels.
 pub(super) struct ByColumns<C>(pub C);
 
 impl<C: Columns> Job for ByColumns<C> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let channels = self.0.channels();
-        let mut c = 0;
+        let range = self.0.range();
+        let (mut c, channels) = (range.start, range.end);
         // SAFETY: passed on from the caller; a whole vector of channels is left, or `channels - c`.
         unsafe {
             while c + S::Wide::LANES <= channels {
@@ -73,8 +73,8 @@ impl InputGradient {
 }
 
 impl Columns for InputGradient {
-    fn channels(&self) -> usize {
-        self.channels
+    fn range(&self) -> std::ops::Range<usize> {
+        0..self.channels
     }
 
     #[inline(always)]

@@ -11,18 +11,20 @@ const SHIFT_ROWS: usize = 8;
 const CHAINS: usize = 4;
 
 /// `x` is `[rows, channels]`, at least one row; `moments` takes `channels` means and then as many sums of
-/// squared deviations. Sums are in f32, so it is for blocks of up to some thousand rows.
+/// squared deviations, of which those of `first..last` are made. Sums are in f32, so it is for blocks of up to some thousand rows.
 #[derive(Clone, Copy)]
 pub(super) struct Moments {
     pub x: *const f32,
     pub rows: usize,
     pub channels: usize,
+    pub first: usize,
+    pub last: usize,
     pub moments: *mut f64,
 }
 
 impl Columns for Moments {
-    fn channels(&self) -> usize {
-        self.channels
+    fn range(&self) -> std::ops::Range<usize> {
+        self.first..self.last
     }
 
     #[inline(always)]

@@ -41,8 +41,9 @@ pub(in crate::conv) fn correlate(
     let tallest = map.height.div_ceil(bands);
     let columns = filters.columns.div_ceil(SIDE);
     let tasks = images.blocks() * bands;
-    // Where there are more threads than that, several take the same lines, each for some of the channels.
-    let groups = rayon::current_num_threads().div_ceil(tasks).min(columns);
+    // Where there are few, several take the same lines, each for some of the channels.
+    let least = TASKS * rayon::current_num_threads();
+    let groups = least.div_ceil(tasks).min(columns);
 
     let operand = lines.terms.count() * BLOCK / 4;
     let lane_bytes = (tallest + 2) * lines.line();
@@ -70,15 +71,18 @@ pub(in crate::conv) fn correlate(
     let partials = &mut as_doubles(partials)[..moments * count];
     let shared = SharedMut::new(partials);
     let to = SharedMut::new(output);
-    let moments_of = |block: usize, i: usize| {
+    let group_of = |group: usize| part(columns, 1, groups, group);
+    let moments_of = |block: usize, i: usize, columns: Range<usize>| {
         let of = |image: usize, rows: usize, at: usize| Moments {
             x: to.at(images.pixel(image, band(i).start, 0) * filters.columns),
             rows,
             channels: filters.columns,
+            first: columns.start * SIDE,
+            last: (columns.end * SIDE).min(filters.columns),
             moments: shared.at(moments * at),
         };
         let all = images.block(block);
-        // SAFETY: these pixels are written, and the moments are those of this band and block.
+        // SAFETY: these channels of these pixels are written, and the moments are theirs.
         unsafe {
             if whole {
                 let rows = all.len() * map.height * map.width;
@@ -105,21 +109,18 @@ pub(in crate::conv) fn correlate(
             band: band(i),
             b: b.as_ptr(),
             operand,
-            columns: part(columns, 1, groups, group),
+            columns: group_of(group),
             output: to.at(0),
             channels: filters.columns,
             finish,
         };
         // SAFETY: the lane has room for the tallest band, and these channels of its pixels are this task's.
         unsafe { isa.run(job) };
-        if moments > 0 && groups == 1 {
-            moments_of(block, i);
+        if moments > 0 {
+            moments_of(block, i, group_of(group));
         }
     });
     let Some(Statistics { mean, var }) = statistics else { return };
-    if groups > 1 {
-        for_each_task(tasks, lanes, lane, |task, _| moments_of(task / bands, task % bands));
-    }
     let rows = (0..count).map(|at| {
         if whole {
             images.block(at).len() * map.height * map.width
@@ -130,6 +131,8 @@ pub(in crate::conv) fn correlate(
     merge_moments(partials, rows, mean, var);
 }
 
+/// Tasks for each thread that even out what a thread is slower than another.
+const TASKS: usize = 4;
 /// Most steps of a sum over a plane.
 const LIST: usize = 9;
 /// Tiles whose sums are made side by side: with what they are sums of in a plane, about what a core's first

@@ -28,6 +28,9 @@ const LEAST_CHANNELS_OF_GRADIENT: usize = 40;
 /// Channels of a layer whose filters, split into halves, outgrow the caches: there Winograd's fewer
 /// products win forward.
 const MOST_WEIGHTS: usize = 300 * 300;
+/// Images from which on, and filters up to which, the gradient of a weight is made here.
+const MANY_IMAGES: usize = 16;
+const MANY_WEIGHTS: usize = 200 * 200;
 
 /// Whether a 3 x 3 correlation of stride 1 is for this way rather than for Winograd's.
 pub(super) fn correlates(batch: usize, depth: usize, columns: usize) -> bool {
@@ -36,5 +39,8 @@ pub(super) fn correlates(batch: usize, depth: usize, columns: usize) -> bool {
 
 /// Whether the gradient of its weight is.
 pub(super) fn sums(batch: usize, in_channels: usize, out_channels: usize) -> bool {
-    batch >= LEAST_IMAGES && in_channels.min(out_channels) >= LEAST_CHANNELS_OF_GRADIENT
+    // Few images are few terms, for which the tiles of many sums would go to and fro.
+    batch >= LEAST_IMAGES
+        && in_channels.min(out_channels) >= LEAST_CHANNELS_OF_GRADIENT
+        && (batch >= MANY_IMAGES || in_channels * out_channels <= MANY_WEIGHTS)
 }

@@ -13,14 +13,17 @@ use crate::conv::parallel::{SharedMut, for_each_task, lane_len, part};
 use crate::conv::simd::{Isa, Job, Simd};
 use crate::conv::winograd::Map;
 
-/// Pixels that pay for a copy of the sums.
-const COPY_PIXELS: usize = 1500;
+/// Pixels that pay for a copy of the sums, and for one that outgrows a core's own cache.
+const COPY_PIXELS: usize = 780;
+const MANY_COPY_PIXELS: usize = 3000;
+/// Tasks for each thread that even out what a thread is slower than another.
+const TASKS: usize = 2;
 /// Most copies.
 const COPIES: usize = 16;
 /// Steps that tiles of sums are loaded and stored for, and how many where the sums outgrow a core's own
 /// cache.
 const STEPS: usize = 7;
-const MANY_STEPS: usize = 16;
+const MANY_STEPS: usize = 28;
 /// Floats of sums from which on they do.
 const MANY_SUMS: usize = 256 << 10;
 /// Pixels of a line from which on zeros beside it cost less than longer blocks.
@@ -146,9 +149,10 @@ impl Plan {
         let lines = stretch.div_ceil(steps);
         let parts = height.div_ceil(lines);
         let lines = height.div_ceil(parts);
-        let copies = (batch * height * width / COPY_PIXELS).clamp(1, COPIES);
+        let pays = if many { MANY_COPY_PIXELS } else { COPY_PIXELS };
+        let copies = (batch * height * width / pays).clamp(1, COPIES);
         let copies = copies.min(images.blocks() * parts);
-        let pieces = rayon::current_num_threads().div_ceil(copies).min(pairs);
+        let pieces = (TASKS * rayon::current_num_threads()).div_ceil(copies).min(pairs);
         Self {
             images,
             in_channels,

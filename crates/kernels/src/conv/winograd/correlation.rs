@@ -212,6 +212,8 @@ fn by_tiles(
                 x: maps.at(pixels.start * filters.columns),
                 rows: pixels.len(),
                 channels: filters.columns,
+                first: 0,
+                last: filters.columns,
                 moments: shared.at(moments * at),
             };
             // SAFETY: these pixels, with all their channels, are this task's, and so are its moments.
