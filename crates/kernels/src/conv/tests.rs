@@ -245,6 +245,27 @@ fn large_maps_and_batches() {
     check_all(&[[33, 32, 32]], &[[640, 488]], &[[1, 2]]);
 }
 
+/// Channels enough for a matrix unit, where there is one: every rest of channels, blocks of 8, 16 and 32 images
+/// that are full and not, lines shorter and longer than what is summed together, maps of a single line or
+/// column, and several bands.
+#[test]
+fn layers_for_a_matrix_unit() {
+    for (map, channels) in [
+        ([6, 5, 7], [64, 72]),
+        ([8, 8, 12], [72, 64]),
+        ([9, 1, 3], [80, 88]),
+        ([16, 3, 1], [101, 70]),
+        ([16, 1, 1], [64, 64]),
+        ([20, 4, 4], [104, 120]),
+        ([33, 7, 7], [88, 112]),
+        ([16, 9, 14], [136, 65]),
+        ([7, 12, 34], [66, 96]),
+        ([32, 2, 2], [128, 256]),
+    ] {
+        check_all(&[map], &[channels], &[[3, 1]]);
+    }
+}
+
 #[test]
 fn empty_batches_and_channels_write_nothing() {
     for (map, channels) in [([0, 4, 4], [8, 8]), ([2, 4, 4], [0, 8]), ([2, 4, 4], [8, 0])] {
@@ -268,6 +289,8 @@ fn threads_do_not_change_a_bit() {
         ([9, 13, 13], [64, 44], [1, 2]),
         ([8, 14, 14], [144, 136], [3, 2]),
         ([9, 15, 15], [200, 184], [3, 2]),
+        ([32, 7, 7], [72, 104], [3, 1]),
+        ([8, 28, 28], [64, 64], [3, 1]),
     ] {
         let case = Case::new(shape(map, channels, kernel));
         for isa in Isa::available() {
@@ -341,14 +364,16 @@ fn errors_are_as_small_as_documented() {
 
 #[test]
 fn steady_state_allocates_nothing() {
-    let case = Case::new(shape([4, 14, 14], [24, 32], [3, 1]));
-    let (shape, scratch) = (&case.shape, &mut Scratch::new());
-    let mut y = vec![0.0; shape.output_len()];
-    let mut bytes = 0;
-    for call in 0..3 {
-        conv_forward(shape, &case.input, &case.weight, &mut y, Epilogue::None, scratch);
-        assert!(call == 0 || scratch.bytes() == bytes, "the scratch grew again");
-        bytes = scratch.bytes();
+    for (map, channels) in [([4, 14, 14], [24, 32]), ([8, 7, 7], [72, 96])] {
+        let case = Case::new(shape(map, channels, [3, 1]));
+        let (shape, scratch) = (&case.shape, &mut Scratch::new());
+        let mut y = vec![0.0; shape.output_len()];
+        let mut bytes = 0;
+        for call in 0..3 {
+            conv_forward(shape, &case.input, &case.weight, &mut y, Epilogue::None, scratch);
+            assert!(call == 0 || scratch.bytes() == bytes, "the scratch grew again");
+            bytes = scratch.bytes();
+        }
     }
 }
 

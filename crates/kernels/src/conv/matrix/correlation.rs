@@ -384,12 +384,8 @@ impl Band<'_> {
             }
             for (n, image) in self.block.clone().enumerate() {
                 let from = self.input.wrapping_add(of.pixel(image, line, 0) * depth);
-                let image = of.map.height * width * depth;
                 for x in 0..width {
                     let from = from.wrapping_add(x * depth);
-                    for i in (0..depth).step_by(SIDE) {
-                        _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(image + i).cast());
-                    }
                     let to = to.wrapping_add(((x + 1) * images + n) * ROW);
                     for i in 0..terms.whole {
                         let from = from.wrapping_add(i * DEPTH);
@@ -427,7 +423,7 @@ impl Band<'_> {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma")]
     unsafe fn finish(&self, line: usize, rows: Range<usize>, column: usize, sums: *const f32) {
-        use crate::conv::simd::{Sixteen, prefetch_to_write};
+        use crate::conv::simd::Sixteen;
         /// Rows that are a pixel's in neighbouring images, whatever the number of images.
         const TOGETHER: usize = 8;
         let Lines { images: of, .. } = self.lines;
@@ -445,10 +441,6 @@ impl Band<'_> {
             // SAFETY: the rows are there, and so are the pixels and their channels.
             unsafe {
                 let from = sums.wrapping_add(i * TOGETHER * SIDE);
-                let below = self.output.wrapping_add(at + of.map.width * self.channels + channel);
-                for j in 0..count {
-                    prefetch_to_write(below.wrapping_add(j * stride));
-                }
                 let values: [Sixteen; TOGETHER] =
                     std::array::from_fn(|j| Sixteen::load(from.wrapping_add(j * SIDE)));
                 if width == SIDE {

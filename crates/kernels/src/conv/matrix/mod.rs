@@ -23,7 +23,7 @@ pub(super) use weight_gradient::{takes_norm, weight_gradient};
 const LEAST_IMAGES: usize = 6;
 /// Channels from which on the unit's products are faster by more than the layout costs: of both maps
 /// forward, and where the weight's gradient is made.
-const LEAST_CHANNELS: usize = 72;
+const LEAST_CHANNELS: usize = 64;
 const LEAST_CHANNELS_OF_GRADIENT: usize = 40;
 /// Channels of a layer whose filters, split into halves, outgrow the caches: there Winograd's fewer
 /// products win forward.

@@ -167,7 +167,7 @@ pub(super) fn prefetch(at: *const f32) {
 
 /// To the second-level cache, as the only owner.
 #[inline(always)]
-pub(in crate::conv) fn prefetch_to_write(at: *const f32) {
+pub(super) fn prefetch_to_write(at: *const f32) {
     // SAFETY: as above. every processor with AVX2 has `prefetchw`, or takes it for a no-op.
     unsafe {
         std::arch::asm!("prefetchw [{}]", in(reg) at, options(nostack, preserves_flags, readonly));

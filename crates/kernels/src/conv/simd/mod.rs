@@ -13,7 +13,7 @@ mod neon;
 mod scalar;
 
 #[cfg(target_arch = "x86_64")]
-pub(super) use {avx2::prefetch_to_write, avx512::Zmm as Sixteen};
+pub(super) use avx512::Zmm as Sixteen;
 
 use super::indirect;
 use super::parallel::Shares;
