@@ -40,6 +40,8 @@ fn shapes() -> Vec<ConvShape> {
         // Copies enough of the gradient for two threads.
         shape(17, 28, [8, 12], 3, 1),
         shape(6, 7, [104, 112], 3, 1),
+        // The same for a matrix unit.
+        shape(17, 14, [64, 72], 3, 1),
         shape(3, 4, [160, 152], 3, 1),
         shape(3, 9, [16, 32], 1, 2),
     ];

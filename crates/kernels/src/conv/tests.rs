@@ -261,6 +261,8 @@ fn layers_for_a_matrix_unit() {
         ([16, 9, 14], [136, 65]),
         ([7, 12, 34], [66, 96]),
         ([32, 2, 2], [128, 256]),
+        // Two copies of a gradient that outgrows a core's own cache.
+        ([32, 14, 14], [128, 240]),
     ] {
         check_all(&[map], &[channels], &[[3, 1]]);
     }
@@ -327,9 +329,10 @@ fn errors_are_as_small_as_documented() {
         ([4, 28, 28], [64, 64], [3, 1], 4e-6),
         ([4, 14, 14], [48, 56], [3, 1], 4e-6),
         ([4, 14, 14], [256, 256], [3, 1], 4e-6),
-        ([8, 7, 7], [128, 128], [3, 1], 5e-6),
-        ([8, 14, 14], [256, 256], [3, 1], 5e-6),
-        ([8, 7, 7], [512, 512], [3, 1], 5e-6),
+        ([8, 7, 7], [128, 128], [3, 1], 4e-6),
+        ([8, 14, 14], [256, 256], [3, 1], 4e-6),
+        ([8, 7, 7], [512, 512], [3, 1], 4e-6),
+        ([32, 14, 14], [64, 72], [3, 1], 4e-6),
         ([16, 28, 28], [1, 32], [3, 1], 4e-6),
         ([4, 14, 14], [64, 128], [3, 2], 1e-6),
         ([4, 14, 14], [64, 128], [1, 2], 1e-6),
@@ -347,18 +350,24 @@ fn errors_are_as_small_as_documented() {
             (error / size).sqrt()
         };
         let (x, w, dy) = (&case.input, &case.weight, &case.grad_output);
-        let mut y = vec![0.0; shape.output_len()];
-        conv_forward(shape, x, w, &mut y, Epilogue::None, scratch);
-        let mut dx = vec![0.0; shape.input_len()];
-        conv_backward_input(shape, dy, w, &mut dx, false, scratch);
-        let mut dw = vec![0.0; shape.weight_len()];
-        conv_backward_weight(shape, x, dy, &mut dw, scratch);
-        let errors = [
-            rms(&y, &|at| reference::output_at(shape, x, w, at)),
-            rms(&dx, &|at| reference::input_gradient_at(shape, dy, w, at)),
-            rms(&dw, &|at| reference::weight_gradient_at(shape, x, dy, at)),
-        ];
-        assert!(errors.iter().all(|e| *e < bound), "{shape:?}: {errors:?} against {bound}");
+        for isa in Isa::available().rev().take(2) {
+            let mut y = vec![0.0; shape.output_len()];
+            conv_forward_on(isa, shape, x, w, &mut y, Epilogue::None, scratch);
+            let mut dx = vec![0.0; shape.input_len()];
+            conv_backward_input_on(isa, shape, dy, w, &mut dx, false, scratch);
+            let mut dw = vec![0.0; shape.weight_len()];
+            conv_backward_weight_on(isa, shape, x, dy, &mut dw, scratch);
+            let errors = [
+                rms(&y, &|at| reference::output_at(shape, x, w, at)),
+                rms(&dx, &|at| reference::input_gradient_at(shape, dy, w, at)),
+                rms(&dw, &|at| reference::weight_gradient_at(shape, x, dy, at)),
+            ];
+            let many = shape.batch >= 6 && shape.in_channels.min(shape.out_channels) >= 40;
+            let unit = isa.name() == "amx" && many && fits_winograd(shape);
+            let (bound, name) = (if unit { 5e-6 } else { bound }, isa.name());
+            let fine = errors.iter().all(|e| *e < bound);
+            assert!(fine, "{shape:?}, {name}: {errors:?} against {bound}");
+        }
     }
 }
 
@@ -396,5 +405,17 @@ proptest! {
         (kernel, stride) in prop_oneof![Just((1, 1)), Just((1, 2)), Just((3, 1)), Just((3, 2)), Just((3, 3)), Just((5, 2)), Just((7, 2))],
     ) {
         Case::new(shape(map, channels, [kernel, stride])).check();
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn any_shape_for_a_matrix_unit(
+        map in [6..36usize, 1..16, 1..16],
+        channels in [64..140usize, 64..140],
+    ) {
+        Case::new(shape(map, channels, [3, 1])).check();
     }
 }

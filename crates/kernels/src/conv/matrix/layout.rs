@@ -144,6 +144,7 @@ impl Lines {
                     || edges.left && taps.end == 1
                     || edges.right && taps.start == 2;
                 if !off {
+                    debug_assert!(2 * self.line() + self.plane() <= u32::MAX as usize);
                     let a = line * self.line() + first * self.images.images * ROW;
                     steps[count] = Step { a: a as u32, b };
                     count += 1;

@@ -1,6 +1,10 @@
-//! Numbers as sums of two of bf16: `x = upper + lower`, each with 8 significant bits, rounded to nearest. The
-//! rest is below `2^-18 |x|`, and of a product of two such sums the three larger terms are made: what is
-//! left out is as small.
+//! Numbers as sums of two of bf16: `x = upper + lower`, each with 8 significant bits, rounded to nearest. What is
+//! left over is at most `2^-17 |x|`. Of a product of two such sums the product of the lower halves is left out, at
+//! most `2^-16 |x y|`. So a product errs by up to `2^-15` (3e-5) if all roundings agree, as for tensors of one value,
+//! and by 4.3e-6 on average if the bits beyond the eighth are random.
+//!
+//! The unit takes subnormal numbers for zeros: below about 1e-36 only the upper half is left. A number that bf16
+//! rounds to infinity (3.39e38 and more) makes NaN.
 
 use std::arch::x86_64::*;
 

@@ -32,9 +32,13 @@ fn detected() -> bool {
     let vectors = is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512vl")
-        && is_x86_feature_detected!("avx512bf16");
-    // With AVX-512 there is a leaf 7.
-    vectors && __cpuid_count(7, 0).edx & (BF16 | TILES) == BF16 | TILES
+        && is_x86_feature_detected!("avx512bf16")
+        && is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("fma");
+    // SAFETY: every x86-64 has the instruction, and with AVX-512 there is a leaf 7. (Safe since Rust 1.94.)
+    #[allow(unused_unsafe)]
+    let leaf = || unsafe { __cpuid_count(7, 0) };
+    vectors && leaf().edx & (BF16 | TILES) == BF16 | TILES
 }
 
 /// Linux gives the state of 8 KiB that tiles are to processes that ask for it.
@@ -42,7 +46,8 @@ fn detected() -> bool {
 fn permitted() -> bool {
     const REQUEST: libc::c_long = 0x1023; // ARCH_REQ_XCOMP_PERM
     const TILE_DATA: libc::c_long = 18;
-    // SAFETY: the call changes nothing but what this process may do; kernels that do not know it say so.
+    // SAFETY: the call changes nothing but what this process may do, and that signal stacks have to have room
+    // for tiles; it is refused where one has not, or by kernels that do not know it.
     unsafe { libc::syscall(libc::SYS_arch_prctl, REQUEST, TILE_DATA) == 0 }
 }
 
@@ -100,8 +105,8 @@ pub(super) struct Step {
     pub b: u32,
 }
 
-/// A step's products on two rows of tiles. Of three products of halves the smallest comes first. The
-/// order is for cores whose other hardware thread is at work: these have few tiles to rename, and a
+/// A step's products on two rows of tiles: three each, of both upper halves, and of either lower one with the
+/// other's upper. The order is for cores whose other hardware thread is at work: these have few tiles to rename, and a
 /// loop that uses four takes half the time of one that uses eight, although it loads more; on a core of
 /// its own, either takes the time of the products.
 macro_rules! pair {

@@ -224,11 +224,9 @@ impl Isa {
     }
 
     /// Whether it has a matrix unit.
+    #[cfg(target_arch = "x86_64")]
     pub(super) fn has_matrix_unit(self) -> bool {
-        #[cfg(target_arch = "x86_64")]
-        return self.0 == Kind::Amx;
-        #[cfg(not(target_arch = "x86_64"))]
-        return false;
+        self.0 == Kind::Amx
     }
 
     /// How the columns of a product over `channels` are cut.
