@@ -3,7 +3,9 @@
 //! memory.
 
 use super::columns::InputGradient;
-use super::{ConvShape, Isa, by_winograd, conv_backward_weight_on, span, winograd};
+use super::{
+    ConvShape, Isa, by_winograd, conv_backward_weight_on, span, weight_gradient, winograd,
+};
 #[cfg(target_arch = "x86_64")]
 use super::{matrix, sums_by_matrix};
 use crate::Scratch;
@@ -92,12 +94,7 @@ pub fn norm_conv_backward_weight_on(
             masked: norm.relu && output.is_none(),
         };
         let (dy, norm) = (gradient.x.cast_const(), Some(gradient));
-        #[cfg(target_arch = "x86_64")]
-        if sums_by_matrix(isa, shape) {
-            matrix::weight_gradient(isa, shape, input, dy, norm, grad_weight, scratch);
-            return;
-        }
-        winograd::weight_gradient(isa, shape, input, dy, norm, grad_weight, scratch);
+        weight_gradient(isa, shape, input, dy, norm, grad_weight, scratch);
     });
 }
 

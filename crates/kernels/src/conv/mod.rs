@@ -39,6 +39,7 @@ pub use simd::Isa;
 
 use crate::Scratch;
 use crate::norm::batch_statistics;
+use columns::InputGradient;
 use epilogue::Finish;
 
 /// `output = epilogue(input * weight)`; every element of `output` is written.
@@ -213,13 +214,7 @@ pub fn conv_backward_weight_on(
         return;
     }
     if by_winograd(shape) {
-        let dy = grad_output.as_ptr();
-        #[cfg(target_arch = "x86_64")]
-        if sums_by_matrix(isa, shape) {
-            matrix::weight_gradient(isa, shape, input, dy, None, grad_weight, scratch);
-            return;
-        }
-        winograd::weight_gradient(isa, shape, input, dy, None, grad_weight, scratch);
+        weight_gradient(isa, shape, input, grad_output.as_ptr(), None, grad_weight, scratch);
     } else {
         direct::weight_gradient(isa, shape, input, grad_output, grad_weight, scratch);
     }
@@ -266,6 +261,24 @@ fn correlate(
         return;
     }
     winograd::correlate(isa, map, input, filters, output, finish, statistics, scratch);
+}
+
+/// The gradient of its weight likewise; with `norm` for the gradient that it makes of its `x`.
+fn weight_gradient(
+    isa: Isa,
+    shape: &ConvShape,
+    input: &[f32],
+    grad_output: *const f32,
+    norm: Option<InputGradient>,
+    grad_weight: &mut [f32],
+    scratch: &mut Scratch,
+) {
+    #[cfg(target_arch = "x86_64")]
+    if sums_by_matrix(isa, shape) {
+        matrix::weight_gradient(isa, shape, input, grad_output, norm, grad_weight, scratch);
+        return;
+    }
+    winograd::weight_gradient(isa, shape, input, grad_output, norm, grad_weight, scratch);
 }
 
 fn map(shape: &ConvShape) -> winograd::Map {

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::layout::{Edges, Images, Lines, Terms, as_steps};
-use super::split::{load, split, split_pair, store, transpose};
+use super::split::{load, split, split_pair, store, store_transposed};
 use super::unit::{BLOCK, DEPTH, ROW, SIDE, SUMS, Step, Unit};
 use crate::Scratch;
 use crate::conv::columns::ByColumns;
@@ -208,11 +208,7 @@ unsafe fn lay_out_filters(
                     };
                     (upper[column], lower[column]) = split(low, high);
                 }
-                transpose(&mut upper);
-                transpose(&mut lower);
-                for row in 0..SIDE {
-                    store((upper[row], lower[row]), to.wrapping_add(row * ROW));
-                }
+                store_transposed(upper, lower, to);
             } else {
                 let term = |k: usize| {
                     // Divisions are dear, and mostly there is but one tap.

@@ -8,7 +8,7 @@
 
 use std::arch::x86_64::*;
 
-use super::unit::SIDE;
+use super::unit::{ROW, SIDE};
 
 /// Two vectors of 16 numbers as their upper and lower halves, 32 of each, `low`'s first.
 #[inline]
@@ -54,7 +54,7 @@ fn interleaved() -> __m512i {
 /// The transpose of 16 x 16 words of 32 bits.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) fn transpose(rows: &mut [__m512i; SIDE]) {
+fn transpose(rows: &mut [__m512i; SIDE]) {
     let r = *rows;
     let mut pairs = r;
     for i in 0..SIDE / 2 {
@@ -109,5 +109,24 @@ pub(super) unsafe fn store((upper, lower): (__m512i, __m512i), to: *mut u8) {
     unsafe {
         _mm512_storeu_si512(to.cast(), upper);
         _mm512_storeu_si512(to.wrapping_add(64).cast(), lower);
+    }
+}
+
+/// A block of an operand from the transpose of its halves, as words of 32 bits.
+///
+/// # Safety
+/// It can be written at `to`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn store_transposed(
+    mut upper: [__m512i; SIDE],
+    mut lower: [__m512i; SIDE],
+    to: *mut u8,
+) {
+    transpose(&mut upper);
+    transpose(&mut lower);
+    for row in 0..SIDE {
+        // SAFETY: passed on to the caller.
+        unsafe { store((upper[row], lower[row]), to.wrapping_add(row * ROW)) };
     }
 }

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::layout::{Images, as_steps};
-use super::split::{load, split_pair, store, transpose};
+use super::split::{lanes, load, split_pair, store, store_transposed};
 use super::unit::{BLOCK, DEPTH, ROW, SIDE, SUMS, Step, Unit};
 use crate::Scratch;
 use crate::conv::ConvShape;
@@ -345,11 +345,7 @@ impl Visit<'_> {
                         let odd = load(from.wrapping_add(image), if there > 1 { width } else { 0 });
                         (upper[j], lower[j]) = split_pair(even, odd);
                     }
-                    transpose(&mut upper);
-                    transpose(&mut lower);
-                    for j in 0..SIDE {
-                        store((upper[j], lower[j]), to.wrapping_add(j * ROW));
-                    }
+                    store_transposed(upper, lower, to);
                 }
             }
         }
@@ -431,7 +427,7 @@ impl Merge<'_> {
                             _mm512_add_ps(sum, load(from.wrapping_add(copy * self.copy_len), SIDE));
                     }
                     let sum = _mm512_add_ps(sum, load(to, width));
-                    _mm512_mask_storeu_ps(to, super::split::lanes(width), sum);
+                    _mm512_mask_storeu_ps(to, lanes(width), sum);
                 }
             }
         }
