@@ -1,13 +1,17 @@
 #!/usr/bin/env bash
 # Everything that only a GPU can tell, from programs that `cargo xtask cuda pack` put into one folder: neither Rust nor this
-# repository is needed there. Each part's output is a file of the second folder.
+# repository is needed there. Each part's output is a file of the second folder; summary.txt has the exit codes.
 #
-#   scripts/on_gpu.sh target/cuda/pack RESULTS [YARDSTICK]
+#   scripts/on_gpu.sh target/cuda/pack RESULTS [YARDSTICK] [PART...]
 #
-# First the tests, the benches, a whole run beside that on the CPU, and the yardstick, some minutes; then, as long as there is time, single convolutions and the
-# sanitizers. Every program starts by compiling the kernels, 10 s. YARDSTICK is the folder of torch_supernet.py. Needs the driver, and libnvrtc.so of CUDA 12 or 13 somewhere.
+# Parts, in this order and by default all of them: tests (with whole runs on the GPU and on the CPU, all at once), bench (ours,
+# and PyTorch's beside each where YARDSTICK is the folder of torch_supernet.py), layers (single convolutions, ours and cuDNN's),
+# profile (time by kernel) and sanitizers. The first program compiles the kernels, 10 s. Needs the driver, and libnvrtc.so
+# of CUDA 12 or 13 somewhere. Exits with 1 where a part failed.
 set -uo pipefail
 pack=$1 out=$2 yardstick=${3:-}
+shift $(($# < 3 ? $# : 3))
+parts=" ${*:-tests bench layers profile sanitizers} "
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$out"
 
@@ -15,40 +19,57 @@ if [[ "$(ldconfig -p)" != *libnvrtc* ]]; then
   nvrtc=$(find /usr/local /opt "$HOME" -name 'libnvrtc.so.1[23]' 2>/dev/null | head -1)
   export LD_LIBRARY_PATH="$(dirname "$nvrtc"):${LD_LIBRARY_PATH:-}"
 fi
-part() { # its name, its time limit in seconds, then the command
-  local name=$1 limit=$2 begin=$SECONDS
+wanted() { [[ "$parts" == *" $1 "* ]]; }
+run() { # its name, its time limit in seconds, then the command
+  local name=$1 limit=$2 begin=$SECONDS code=0
   shift 2
-  timeout "$limit" "$@" >"$out/$name.log" 2>&1
-  printf '%-28s exit code %s, %s s\n' "$name" $? $((SECONDS - begin)) | tee -a "$out/summary.txt"
+  timeout "$limit" "$@" >"$out/$name.log" 2>&1 || code=$?
+  printf '%-28s exit code %s, %s s\n' "$name" $code $((SECONDS - begin)) | tee -a "$out/summary.txt"
 }
+has_torch() { python3 -c "import torch" 2>/dev/null; }
 
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader | tee "$out/summary.txt"
-for test in "$pack"/test-*; do
-  SLIMTAU_TEST_GPU=0 part "$(basename "$test")" 100 "$test" --skip nvrtc --test-threads 1
-done
-for what in step2 step1 standalone eval; do
-  part "bench-$what" 60 "$pack/slimtau" bench $what --space cvpr2022 --batch 256 --steps 8 --device cuda --json
-done
-# The whole pipeline, there and on the CPU: the last lines are tau with its interval.
-for device in cuda cpu; do
-  part "quick-$device" 240 "$pack/slimtau" run --config "$pack/configs/quick.toml" --device $device --jobs 4 \
-    --out "$out/quick-$device" --fresh
-  grep -h tau "$out/quick-$device.log" | tee -a "$out/summary.txt"
-done
-if [ -n "$yardstick" ] && python3 -c "import torch" 2>/dev/null; then
+if wanted tests; then
+  # The machine code's cache is filled once, not by all at the same time.
+  SLIMTAU_TEST_GPU=0 run test-kernels 100 "$pack/test-kernels" --skip nvrtc --test-threads 1
+  for test in supernet moco distill; do
+    SLIMTAU_TEST_GPU=0 run "test-$test" 100 "$pack/test-$test" --skip nvrtc --test-threads 1 &
+  done
+  # The whole pipeline: the last lines are tau with its interval.
+  for device in cuda cpu; do
+    run "quick-$device" 240 "$pack/slimtau" run --config "$pack/configs/quick.toml" --device $device --jobs 4 \
+      --threads 4 --out "$out/quick-$device" --fresh &
+  done
+  wait
+  grep -h tau "$out"/quick-*.log | tee -a "$out/summary.txt"
+fi
+if wanted bench; then
   for what in step2 step1 standalone eval; do
-    part "torch-$what" 90 python3 "$yardstick/torch_supernet.py" $what --preset full --batch 256 --steps 8 \
-      --device cuda --bf16 --channels-last
+    run "bench-$what" 60 "$pack/slimtau" bench $what --space cvpr2022 --batch 256 --steps 20 --device cuda --json
+    if [ -n "$yardstick" ] && has_torch; then
+      run "torch-$what" 90 python3 "$yardstick/torch_supernet.py" $what --preset full --batch 256 --steps 20 \
+        --device cuda --bf16 --channels-last
+    fi
+  done
+  tail -n 2 "$out"/bench-*.log "$out"/torch-*.log
+fi
+if wanted layers; then
+  run convolutions 60 "$pack/convolutions" 256
+  if has_torch; then
+    run cudnn-convolutions 90 python3 "$here/cudnn_convolutions.py" 256
+  fi
+fi
+if wanted profile && command -v ncu >/dev/null; then
+  for what in step2 eval; do
+    run "profile-$what" 120 ncu --metrics gpu__time_duration.sum --clock-control none --cache-control none --csv \
+      "$pack/slimtau" bench $what --space cvpr2022 --batch 256 --steps 1 --device cuda
   done
 fi
-part convolutions 60 "$pack/convolutions" 256
-if python3 -c "import torch" 2>/dev/null; then
-  part cudnn-convolutions 90 python3 "$here/cudnn_convolutions.py" 256
-fi
-if command -v compute-sanitizer >/dev/null; then
+if wanted sanitizers && command -v compute-sanitizer >/dev/null; then
   for tool in memcheck racecheck; do
-    SLIMTAU_TEST_GPU=0 part "sanitizer-$tool" 120 compute-sanitizer --tool $tool --error-exitcode 9 \
-      "$pack/test-kernels" over_the_grid small_shapes several_chunks --test-threads 1
+    SLIMTAU_TEST_GPU=0 run "sanitizer-$tool" 120 compute-sanitizer --tool $tool --error-exitcode 9 \
+      "$pack/test-kernels" over_the_grid small_shapes several_chunks --test-threads 1 &
   done
+  wait
 fi
-tail -n 3 "$out"/bench-*.log "$out"/torch-*.log 2>/dev/null
+! grep -q 'exit code [1-9]' "$out/summary.txt"
