@@ -78,7 +78,8 @@ arguments! {
     }
 }
 
-/// A tile of `cuda/conv.cu`: rows and columns of the result, depth of a step, steps in flight, threads.
+/// A tile of `cuda/conv.cu`: rows and columns of the result, depth of a step, steps in flight, threads, and blocks of the
+/// weight gradient that a multiprocessor has room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Tile {
     m: usize,
@@ -86,6 +87,7 @@ struct Tile {
     k: usize,
     stages: usize,
     threads: u32,
+    blocks: usize,
     kernels: [&'static str; 3],
 }
 
@@ -94,13 +96,14 @@ pub(super) const BACKWARD_INPUT: usize = 1;
 const BACKWARD_WEIGHT: usize = 2;
 
 macro_rules! tile {
-    ($m:literal, $n:literal, $k:literal, $stages:literal, $threads:literal, $suffix:literal) => {
+    ($m:literal, $n:literal, $k:literal, $stages:literal, $threads:literal, $blocks:literal, $suffix:literal) => {
         Tile {
             m: $m,
             n: $n,
             k: $k,
             stages: $stages,
             threads: $threads,
+            blocks: $blocks,
             kernels: [
                 concat!("conv_forward_", $suffix),
                 concat!("conv_backward_input_", $suffix),
@@ -110,11 +113,11 @@ macro_rules! tile {
     };
 }
 
-const WIDE: Tile = tile!(128, 128, 32, 3, 256, "bf16_wide");
-const NARROW: Tile = tile!(128, 64, 32, 3, 256, "bf16_narrow");
-const ANY_BF16: Tile = tile!(64, 64, 16, 2, 128, "bf16_any");
-const EXACT: Tile = tile!(64, 64, 16, 2, 64, "f32_exact");
-const ANY_F32: Tile = tile!(64, 64, 16, 2, 128, "f32_any");
+const WIDE: Tile = tile!(128, 128, 32, 3, 256, 2, "bf16_wide");
+const NARROW: Tile = tile!(128, 64, 32, 3, 256, 2, "bf16_narrow");
+const ANY_BF16: Tile = tile!(64, 64, 16, 2, 128, 4, "bf16_any");
+const EXACT: Tile = tile!(64, 64, 16, 2, 64, 6, "f32_exact");
+const ANY_F32: Tile = tile!(64, 64, 16, 2, 128, 3, "f32_any");
 
 impl Tile {
     /// The one for a result of so many columns. `vectors`: all channels and addresses are multiples of 16 bytes.
@@ -351,12 +354,24 @@ pub(super) fn correlate<T: Activation>(
     gpu.launch(tile.launch(kernel, grid, shared), &arguments)
 }
 
-/// Blocks that fill a large GPU a few times over (H100: 132 multiprocessors with two blocks each). Not the GPU's own
-/// number: the order of sums follows from it.
-const BLOCKS: usize = 1024;
+/// Multiprocessors of a large GPU (H100). Not the GPU's own number: the order of sums follows from it.
+const MULTIPROCESSORS: usize = 132;
 
-/// Steps of a part: below this, starting and adding up parts costs more than they gain.
+/// What it costs to begin a part, to write its tile and to add that up, as steps: fits times measured with four numbers of
+/// parts on an H100 (docs/performance.md).
+const STEPS_TO_BEGIN: usize = 20;
+
+/// Steps of a part: shorter ones are not worth a launch to add them up.
 const LEAST_STEPS: usize = 8;
+
+/// Into how many parts to cut sums over `steps` steps, for `tiles` tiles on a GPU with room for `slots` blocks at once: those
+/// that are done first when blocks run in waves.
+fn parts(tiles: usize, steps: usize, slots: usize) -> usize {
+    let cost = |&parts: &usize| {
+        (tiles * parts).div_ceil(slots) * (steps.div_ceil(parts) + STEPS_TO_BEGIN)
+    };
+    (1..=slots.min(steps / LEAST_STEPS).max(1)).min_by_key(cost).expect("one part at least")
+}
 
 /// As [`crate::conv::conv_backward_weight`]: adds to the leading block of `grad_weight`, which is f32 for every `T`. The input
 /// may be stored with [`stored_channels`]. `scratch` holds the parts of a sum over many pixels.
@@ -387,7 +402,7 @@ pub fn conv_backward_weight<T: Activation>(
     let out_pixels = shape.out_height() * shape.out_width();
     int(shape.batch * out_pixels + tile.k * tile.stages); // pixels, counted in 32 bits
     let steps = (shape.batch * out_pixels).div_ceil(tile.k);
-    let parts = BLOCKS.div_ceil(blocks).min(steps / LEAST_STEPS).max(1);
+    let parts = parts(blocks, steps, MULTIPROCESSORS * tile.blocks);
     let partial =
         if parts > 1 { scratch.reserve(parts * rows * shape.out_channels)?.on(gpu) } else { 0 };
     let arguments = WeightGradient {
@@ -433,4 +448,19 @@ pub fn conv_backward_weight<T: Activation>(
     let threads = 256;
     let grid = [(rows * shape.out_channels).div_ceil(threads) as u32, 1, 1];
     gpu.launch(Launch { kernel: "sum_parts", grid, threads: threads as u32, shared: 0 }, &sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One tile fills all slots; what fills them in whole waves is not cut; a short sum is not cut at all.
+    #[test]
+    fn parts_fill_waves() {
+        assert_eq!(parts(1, 100_000, 264), 264);
+        assert_eq!(parts(264, 1000, 264), 1);
+        assert_eq!(parts(8, 392, 264), 33); // 8 * 33 = 264
+        assert_eq!(parts(1, 0, 264), 1);
+        assert_eq!(parts(1, 15, 264), 1);
+    }
 }
