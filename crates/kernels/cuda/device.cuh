@@ -126,6 +126,9 @@ struct FastDivision {
 };
 static_assert(sizeof(FastDivision) == 12, "FastDivision is laid out as in Rust");
 
+// Which caches a copy from global memory goes through: all, or only the one that all multiprocessors share.
+enum Cache { OF_MULTIPROCESSOR, SHARED_BY_ALL };
+
 #ifdef __CUDACC__
 // An address in shared memory, as instructions take it.
 typedef u32 SharedAddress;
@@ -138,9 +141,12 @@ DEVICE SharedAddress shared_address(void *shared) {
 
 // 16 bytes from global to shared memory, or zeros where `filled` is false: the source is then not read, and any number.
 // Complete for this thread after `copies_wait`, for the block after the barrier that follows.
-DEVICE void copy_async(SharedAddress to, u64 global, bool filled) {
+template <Cache CACHE> DEVICE void copy_async(SharedAddress to, u64 global, bool filled) {
     const int bytes = filled ? 16 : 0;
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(bytes) : "memory");
+    if constexpr (CACHE == OF_MULTIPROCESSOR)
+        asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(bytes) : "memory");
+    else
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(bytes) : "memory");
 }
 DEVICE void copies_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Until at most `PENDING` of this thread's groups are on their way.

@@ -39,7 +39,7 @@ struct WeightGradientArguments {
 static_assert(sizeof(WeightGradientArguments) == 4 * 8 + 12 * 4 + 24 + 2 * 4, "WeightGradientArguments is laid out as in Rust");
 
 // Copies of 16 bytes into a stage, or element by element where channels or addresses do not allow that.
-template <class T, bool VECTORS> struct Copier {
+template <class T, bool VECTORS, Cache CACHE = SHARED_BY_ALL> struct Copier {
     static constexpr int LENGTH = VECTORS ? VectorOf<T>::LENGTH : 1;
     u32 start; // of this thread's copies in the first stage, in bytes of shared memory
     SharedAddress address;
@@ -47,7 +47,7 @@ template <class T, bool VECTORS> struct Copier {
     // `at`: bytes behind the start. Where `filled` is false, zeros.
     DEVICE void copy(u32 at, u64 from, bool filled) const {
         if constexpr (VECTORS)
-            copy_async(address + at, from, filled);
+            copy_async<CACHE>(address + at, from, filled);
         else
             *reinterpret_cast<T *>(shared_memory() + start + at) =
                 filled ? *reinterpret_cast<const T *>(from) : from_float<T>(0.0f);
@@ -148,7 +148,8 @@ template <class T, class Shape, bool VECTORS> struct LoadPixels {
     using S = Stage<T, Shape::M, Shape::K, ALONG_DEPTH>;
     using Own = Share<T, S, VECTORS, Shape::K / Copier<T, VECTORS>::LENGTH, Shape::THREADS>;
     const Correlation &map;
-    const Copier<T, VECTORS> to;
+    // Nine taps read nearly the same pixels, and soon after each other; the weights would only displace them (measured).
+    const Copier<T, VECTORS, OF_MULTIPROCESSOR> to;
     u64 base[Own::LINES];               // address of each row's pixel at the first tap
     int y[Own::LINES], x[Own::LINES];   // where that is
     bool inside[Own::LINES];            // whether the pixel of this tap is
@@ -303,7 +304,7 @@ template <class T, class Shape, bool VECTORS, u32 START> struct LoadWeightGradie
     using OwnB = Share<T, B, VECTORS, ACROSS, Shape::THREADS>;
     static_assert(OwnA::LINES == 1 && OwnB::LINES == 1, "one pixel for every thread");
     const WeightGradientArguments &args;
-    const Copier<T, VECTORS> to_a, to_b;
+    const Copier<T, VECTORS, OF_MULTIPROCESSOR> to_a, to_b;
     u64 input;                  // address of the pixel's first channel at the tap in the middle
     int y, x;                   // where that is
     int dy[OwnA::PIECES], dx[OwnA::PIECES];

@@ -37,7 +37,9 @@ inline unsigned __umulhi(unsigned a, unsigned b) { return unsigned((uint64_t(a) 
 inline unsigned char *shared_memory() { return emulator::shared_memory(); }
 typedef unsigned char *SharedAddress;
 inline SharedAddress shared_address(void *shared) { return static_cast<SharedAddress>(shared); }
-inline void copy_async(SharedAddress to, uint64_t global, bool filled) { emulator::copy_async(to, global, filled); }
+template <int CACHE> void copy_async(SharedAddress to, uint64_t global, bool filled) {
+    emulator::copy_async(to, global, filled);
+}
 inline void copies_commit() { emulator::copies_commit(); }
 template <int PENDING> void copies_wait() { emulator::copies_wait(PENDING); }
 template <bool TRANSPOSED> void load_matrices(unsigned (&values)[4], SharedAddress row) {
