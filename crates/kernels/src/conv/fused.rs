@@ -100,15 +100,12 @@ pub fn norm_conv_backward_weight_on(
 
 /// Whether the shape allows one pass less, on as many threads as the ambient pool has.
 fn takes_norm(isa: Isa, shape: &ConvShape) -> bool {
-    if !by_winograd(shape) {
-        return false;
-    }
     #[cfg(target_arch = "x86_64")]
     if sums_by_matrix(isa, shape) {
         return matrix::takes_norm(shape);
     }
     let _ = isa;
-    winograd::takes_norm(shape)
+    by_winograd(shape) && winograd::takes_norm(shape)
 }
 
 #[cfg(test)]

@@ -83,9 +83,14 @@ pub fn conv_forward_on(
         return;
     }
     let finish = Finish::from(epilogue);
+    let filters = filters(shape, weight, false);
+    #[cfg(target_arch = "x86_64")]
+    if correlates_by_matrix(isa, shape) {
+        matrix::forward(isa, shape, input, filters, output, finish, None, scratch);
+        return;
+    }
     if by_winograd(shape) {
-        let filters = filters(shape, weight, false);
-        correlate(isa, map(shape), input, filters, output, finish, None, scratch);
+        winograd::correlate(isa, map(shape), input, filters, output, finish, None, scratch);
     } else {
         direct::forward(isa, shape, input, weight, output, finish, scratch);
     }
@@ -123,7 +128,8 @@ pub fn conv_forward_statistics_on(
     var: &mut [f32],
     scratch: &mut Scratch,
 ) {
-    if !by_winograd(shape) || output.is_empty() {
+    let by_matrix = correlates_by_matrix(isa, shape);
+    if !(by_matrix || by_winograd(shape)) || output.is_empty() {
         conv_forward_on(isa, shape, input, weight, output, Epilogue::None, scratch);
         batch_statistics(shape.out_channels, output, mean, var, scratch);
         return;
@@ -134,7 +140,13 @@ pub fn conv_forward_statistics_on(
     assert_eq!(var.len(), shape.out_channels, "length of var");
     let filters = filters(shape, weight, false);
     let statistics = Some(winograd::Statistics { mean, var });
-    correlate(isa, map(shape), input, filters, output, Finish::Store, statistics, scratch);
+    let finish = Finish::Store;
+    #[cfg(target_arch = "x86_64")]
+    if by_matrix {
+        matrix::forward(isa, shape, input, filters, output, finish, statistics, scratch);
+        return;
+    }
+    winograd::correlate(isa, map(shape), input, filters, output, finish, statistics, scratch);
 }
 
 /// The gradient of the input; it overwrites `grad_input`, or adds to it with `accumulate`.
@@ -172,11 +184,16 @@ pub fn conv_backward_input_on(
         return;
     }
     let finish = if accumulate { Finish::Add } else { Finish::Store };
+    let filters = filters(shape, weight, true);
+    #[cfg(target_arch = "x86_64")]
+    if correlates_by_matrix(isa, shape) {
+        matrix::backward_input(isa, shape, grad_output, filters, grad_input, finish, scratch);
+        return;
+    }
     // Nobody differentiates a stem's input: not worth another way.
     if fits_winograd(shape) {
-        let filters = filters(shape, weight, true);
         let map = map(shape);
-        correlate(isa, map, grad_output, filters, grad_input, finish, None, scratch);
+        winograd::correlate(isa, map, grad_output, filters, grad_input, finish, None, scratch);
     } else {
         direct::backward_input(isa, shape, grad_output, weight, grad_input, finish, scratch);
     }
@@ -213,7 +230,7 @@ pub fn conv_backward_weight_on(
     if input.is_empty() || grad_output.is_empty() {
         return;
     }
-    if by_winograd(shape) {
+    if sums_by_matrix(isa, shape) || by_winograd(shape) {
         weight_gradient(isa, shape, input, grad_output.as_ptr(), None, grad_weight, scratch);
     } else {
         direct::weight_gradient(isa, shape, input, grad_output, grad_weight, scratch);
@@ -238,32 +255,29 @@ fn by_winograd(shape: &ConvShape) -> bool {
     fits_winograd(shape) && shape.in_channels >= LEAST_CHANNELS
 }
 
-/// Whether the gradient of a 3 x 3 convolution's weight is made on the matrix unit.
+/// Whether a convolution's output and the gradient of its input are made on the matrix unit.
+#[cfg(target_arch = "x86_64")]
+fn correlates_by_matrix(isa: Isa, shape: &ConvShape) -> bool {
+    isa.has_matrix_unit() && matrix::correlates(shape)
+}
+
+/// Whether the gradient of its weight is.
 #[cfg(target_arch = "x86_64")]
 fn sums_by_matrix(isa: Isa, shape: &ConvShape) -> bool {
-    isa.has_matrix_unit() && matrix::sums(shape.batch, shape.in_channels, shape.out_channels)
+    isa.has_matrix_unit() && matrix::sums(shape)
 }
 
-/// A 3 x 3 convolution of stride 1, the better way for the machine.
-fn correlate(
-    isa: Isa,
-    map: winograd::Map,
-    input: &[f32],
-    filters: winograd::Filters,
-    output: &mut [f32],
-    finish: Finish,
-    statistics: Option<winograd::Statistics<'_>>,
-    scratch: &mut Scratch,
-) {
-    #[cfg(target_arch = "x86_64")]
-    if isa.has_matrix_unit() && matrix::correlates(map.batch, filters.depth, filters.columns) {
-        matrix::correlate(isa, map, input, filters, output, finish, statistics, scratch);
-        return;
-    }
-    winograd::correlate(isa, map, input, filters, output, finish, statistics, scratch);
+#[cfg(not(target_arch = "x86_64"))]
+fn correlates_by_matrix(_: Isa, _: &ConvShape) -> bool {
+    false
 }
 
-/// The gradient of its weight likewise; with `norm` for the gradient that it makes of its `x`.
+#[cfg(not(target_arch = "x86_64"))]
+fn sums_by_matrix(_: Isa, _: &ConvShape) -> bool {
+    false
+}
+
+/// The gradient of a 3 x 3 convolution's weight, the better way for the machine; with `norm` for the gradient that it makes of its `x`.
 fn weight_gradient(
     isa: Isa,
     shape: &ConvShape,

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::layout::{Edges, Images, Lines, Terms, as_steps};
+use super::layout::{Axis, Edges, Images, Lines, View, as_steps};
 use super::split::{load, split, split_pair, store, store_transposed};
 use super::unit::{BLOCK, DEPTH, ROW, SIDE, SUMS, Step, Unit};
 use crate::Scratch;
@@ -12,6 +12,7 @@ use crate::conv::epilogue::Finish;
 use crate::conv::moments::Moments;
 use crate::conv::parallel::{SharedMut, for_each_task, lane_len, part};
 use crate::conv::simd::{First, Isa, Job, Simd, Vector, Whole};
+use crate::conv::ConvShape;
 use crate::conv::winograd::{Filters, Map, Statistics};
 use crate::norm::merge_moments;
 use crate::tile::as_doubles;
@@ -21,10 +22,20 @@ const BAND_BYTES: usize = 900 << 10;
 /// Rows of the map that a task computes at least, if it has them: the two around a band are laid out twice.
 const LEAST_BAND: usize = 4;
 
-/// `output = finish(input * filters)`, both maps dense, and if wanted the output's statistics.
-pub(in crate::conv) fn correlate(
+/// What is read and written.
+struct Correlation<'a> {
+    kernel: usize,
+    /// The maps, both dense.
+    source: Map,
+    result: Map,
+    /// All of the result, each of its pixels in one of them.
+    views: &'a [View],
+}
+
+/// `output = finish(input * weight)`, and if wanted the output's statistics.
+pub(in crate::conv) fn forward(
     isa: Isa,
-    map: Map,
+    shape: &ConvShape,
     input: &[f32],
     filters: Filters,
     output: &mut [f32],
@@ -32,41 +43,111 @@ pub(in crate::conv) fn correlate(
     statistics: Option<Statistics<'_>>,
     scratch: &mut Scratch,
 ) {
-    let images = Images::new(map, 16);
-    let lines = Lines { images, terms: Terms::new(filters.depth) };
+    let ConvShape { kernel, stride, height, width, .. } = *shape;
+    let axis = |source: usize| Axis::forward(kernel, stride, source);
+    let views = [View::new(filters.depth, axis(height), axis(width))];
+    let (source, result) = (input_map(shape), output_map(shape));
+    let problem = Correlation { kernel, source, result, views: &views };
+    correlate(isa, problem, input, filters, output, finish, statistics, scratch);
+}
+
+/// `grad_input = finish(the gradient of the input)`.
+pub(in crate::conv) fn backward_input(
+    isa: Isa,
+    shape: &ConvShape,
+    grad_output: &[f32],
+    filters: Filters,
+    grad_input: &mut [f32],
+    finish: Finish,
+    scratch: &mut Scratch,
+) {
+    let ConvShape { kernel, stride, height, width, .. } = *shape;
+    let (source, result) = (output_map(shape), input_map(shape));
+    let view = |class: usize| {
+        let axis = |source: usize, inputs: usize, class: usize| {
+            Axis::backward(kernel, stride, source, inputs, class)
+        };
+        let y = axis(source.height, height, class / stride);
+        View::new(filters.depth, y, axis(source.width, width, class % stride))
+    };
+    let views: [View; MOST_VIEWS] = std::array::from_fn(view);
+    let problem = Correlation { kernel, source, result, views: &views[..stride * stride] };
+    correlate(isa, problem, grad_output, filters, grad_input, finish, None, scratch);
+}
+
+/// Strides are 1 or 2.
+const MOST_VIEWS: usize = 4;
+
+fn input_map(shape: &ConvShape) -> Map {
+    Map { batch: shape.batch, height: shape.height, width: shape.width }
+}
+
+fn output_map(shape: &ConvShape) -> Map {
+    Map { batch: shape.batch, height: shape.out_height(), width: shape.out_width() }
+}
+
+/// `output = finish(input * filters)`, both maps dense, and if wanted the output's statistics.
+fn correlate(
+    isa: Isa,
+    problem: Correlation<'_>,
+    input: &[f32],
+    filters: Filters,
+    output: &mut [f32],
+    finish: Finish,
+    statistics: Option<Statistics<'_>>,
+    scratch: &mut Scratch,
+) {
+    let Correlation { kernel, source, result, views } = problem;
+    let images = Images::new(source, views[0].x.length, 16);
+    let lines = Lines::new(images, views);
+    let height = views.iter().map(|view| view.y.length).fold(0, usize::max);
     // All of it depends on the shape alone, for a band's moments have to.
-    let most = (BAND_BYTES / lines.line()).saturating_sub(2).max(LEAST_BAND);
-    let bands = map.height.div_ceil(most);
-    let band = |i: usize| part(map.height, 1, bands, i);
-    let tallest = map.height.div_ceil(bands);
+    let most = (BAND_BYTES / lines.line()).saturating_sub(lines.read(1)) / lines.step + 1;
+    let bands = height.div_ceil(most.max(LEAST_BAND));
+    let band = |i: usize| part(height, 1, bands, i);
+    let tallest = height.div_ceil(bands);
     let columns = filters.columns.div_ceil(SIDE);
     let tasks = images.blocks() * bands;
     // Where there are few, several take the same lines, each for some of the channels.
     let least = TASKS * rayon::current_num_threads();
     let groups = least.div_ceil(tasks).min(columns);
 
-    let operand = lines.terms.count() * BLOCK / 4;
-    let lane_bytes = (tallest + 2) * lines.line();
+    // Floats of a view's operand of 16 columns, and where the operands of each view begin.
+    let operand = |view: &View| view.terms.count() * BLOCK / 4;
+    let mut starts = [0; MOST_VIEWS + 1];
+    for (i, view) in views.iter().enumerate() {
+        starts[i + 1] = starts[i] + columns * operand(view);
+    }
+    let lane_bytes = lines.read(tallest) * lines.line();
     let lane = lane_len((TILES + 1) * SUMS + lane_bytes / 4);
     let whole = bands == 1;
-    let count = if whole { images.blocks() } else { map.batch * bands };
+    let count = if whole { images.blocks() } else { source.batch * bands };
+    assert!(statistics.is_none() || views.len() == 1, "the moments of a band's pixels");
     let moments = if statistics.is_some() { 2 * filters.columns } else { 0 };
-    let steps_len = 2 * 2 * Edges::KINDS * LIST;
-    let (b_len, partials_len) = (columns * operand, 2 * moments * count);
+    let steps_len = views.len() * Sums::LEN;
+    let (b_len, partials_len) = (starts[views.len()], 2 * moments * count);
     let (shared, lanes) = scratch.split(b_len + steps_len + partials_len, lane);
     let (b, shared) = shared.split_at_mut(b_len);
     let (steps, partials) = shared.split_at_mut(steps_len);
-    let steps = Sums::new(lines, as_steps(steps));
 
     let to = SharedMut::new(b);
-    let planes = lines.terms.planes();
-    for_each_task(columns * planes, lanes, lane, |task, _| {
-        let (column, plane) = (task / planes, task % planes);
-        let at = column * operand + lines.terms.before(plane) * BLOCK / 4;
+    let planes = lines.planes;
+    for_each_task(views.len() * columns * planes, lanes, lane, |task, _| {
+        let (i, column, plane) =
+            (task / planes / columns, task / planes % columns, task % planes);
+        let view = &views[i];
+        let at = starts[i] + column * operand(view) + view.terms.before(plane) * BLOCK / 4;
+        let to = to.at(at).cast();
         // SAFETY: the unit's machine has the instructions, and this plane of these columns is this task's.
-        unsafe { lay_out_filters(&filters, lines.terms, column, plane, to.at(at).cast()) };
+        unsafe { lay_out_filters(&filters, kernel, view, column, plane, to) };
     });
     let b = &*b;
+    let mut steps = as_steps(steps).chunks_mut(Sums::LEN / 2);
+    let parts: [Option<Part<'_>>; MOST_VIEWS] = std::array::from_fn(|i| {
+        let view = *views.get(i)?;
+        let steps = Sums::new(lines, &view, steps.next()?);
+        Some(Part { view, steps, b: b[starts[i]..].as_ptr(), operand: operand(&view) })
+    });
 
     let partials = &mut as_doubles(partials)[..moments * count];
     let shared = SharedMut::new(partials);
@@ -74,7 +155,7 @@ pub(in crate::conv) fn correlate(
     let group_of = |group: usize| part(columns, 1, groups, group);
     let moments_of = |block: usize, i: usize, columns: Range<usize>| {
         let of = |image: usize, rows: usize, at: usize| Moments {
-            x: to.at(images.pixel(image, band(i).start, 0) * filters.columns),
+            x: to.at((image * result.height + band(i).start) * result.width * filters.columns),
             rows,
             channels: filters.columns,
             first: columns.start * SIDE,
@@ -85,11 +166,11 @@ pub(in crate::conv) fn correlate(
         // SAFETY: these channels of these pixels are written, and the moments are theirs.
         unsafe {
             if whole {
-                let rows = all.len() * map.height * map.width;
+                let rows = all.len() * result.height * result.width;
                 isa.run(ByColumns(of(all.start, rows, block)));
             } else {
                 for image in all {
-                    let rows = band(i).len() * map.width;
+                    let rows = band(i).len() * result.width;
                     isa.run(ByColumns(of(image, rows, image * bands + i)));
                 }
             }
@@ -101,16 +182,16 @@ pub(in crate::conv) fn correlate(
         let (sums, from) = lane.split_at_mut((TILES + 1) * SUMS);
         let job = Band {
             lines,
-            steps,
+            parts: &parts,
+            depth: filters.depth,
             input: input.as_ptr(),
             from: from.as_mut_ptr().cast(),
             sums: sums.as_mut_ptr(),
             block: images.block(block),
             band: band(i),
-            b: b.as_ptr(),
-            operand,
             columns: group_of(group),
             output: to.at(0),
+            result,
             channels: filters.columns,
             finish,
         };
@@ -123,9 +204,9 @@ pub(in crate::conv) fn correlate(
     let Some(Statistics { mean, var }) = statistics else { return };
     let rows = (0..count).map(|at| {
         if whole {
-            images.block(at).len() * map.height * map.width
+            images.block(at).len() * result.height * result.width
         } else {
-            band(at % bands).len() * map.width
+            band(at % bands).len() * result.width
         }
     });
     merge_moments(partials, rows, mean, var);
@@ -149,11 +230,14 @@ struct Sums<'a> {
 }
 
 impl<'a> Sums<'a> {
-    fn new(lines: Lines, steps: &'a mut [Step]) -> Self {
+    /// Floats of their memory.
+    const LEN: usize = 2 * 2 * Edges::KINDS * LIST;
+
+    fn new(lines: Lines, view: &View, steps: &'a mut [Step]) -> Self {
         let mut counts = [0; 2 * Edges::KINDS];
         for (i, (steps, count)) in steps.chunks_mut(LIST).zip(&mut counts).enumerate() {
-            let plane = if i < Edges::KINDS { 0 } else { lines.terms.planes() - 1 };
-            *count = lines.steps(plane, Edges::kind(i % Edges::KINDS), steps) as u8;
+            let plane = if i < Edges::KINDS { 0 } else { lines.planes - 1 };
+            *count = lines.steps(view, plane, Edges::kind(i % Edges::KINDS), steps) as u8;
         }
         Self { steps, counts }
     }
@@ -164,6 +248,18 @@ impl<'a> Sums<'a> {
     }
 }
 
+/// A view, its sums, and its operands of filters, of `operand` floats for 16 columns.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    view: View,
+    steps: Sums<'a>,
+    b: *const f32,
+    operand: usize,
+}
+
+// SAFETY: the operands outlive the call and are only read.
+unsafe impl Sync for Part<'_> {}
+
 /// The right operand of 16 columns, for a plane.
 ///
 /// # Safety
@@ -171,7 +267,8 @@ impl<'a> Sums<'a> {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 unsafe fn lay_out_filters(
     filters: &Filters,
-    terms: Terms,
+    kernel: usize,
+    view: &View,
     column: usize,
     plane: usize,
     to: *mut u8,
@@ -179,9 +276,11 @@ unsafe fn lay_out_filters(
     let Filters { weight, full_in, full_out, transposed, columns, .. } = *filters;
     let first = column * SIDE;
     let width = SIDE.min(columns - first);
+    let View { y, x, terms } = *view;
     let channels = terms.channels(plane);
-    let lines = (0..3).flat_map(|line| terms.firsts(plane).map(move |first| (line, first)));
+    let lines = (0..terms.down).flat_map(|line| terms.firsts(plane).map(move |tap| (line, tap)));
     for (i, (line, first_tap)) in lines.enumerate() {
+        let of_weight = |tap: usize| y.taps()[line].weight * kernel + x.taps()[tap].weight;
         let to = to.wrapping_add(i * BLOCK);
         let taps = terms.taps(plane, first_tap);
         // SAFETY: taps, channels and columns are the weight's, and the block is the caller's.
@@ -191,8 +290,7 @@ unsafe fn lay_out_filters(
                 let mut lower = upper;
                 for column in 0..width {
                     let at = |tap: usize| {
-                        let tap = 8 - (3 * line + tap);
-                        let row = (tap * full_in + first + column) * full_out;
+                        let row = (of_weight(tap) * full_in + first + column) * full_out;
                         weight.wrapping_add(row + channels.start)
                     };
                     let (low, high) = if taps.len() == 1 {
@@ -220,7 +318,7 @@ unsafe fn lay_out_filters(
                     if tap >= taps.end || channel >= channels.len() {
                         return _mm512_setzero_ps();
                     }
-                    let row = (3 * line + tap) * full_in + channels.start + channel;
+                    let row = of_weight(tap) * full_in + channels.start + channel;
                     load(weight.wrapping_add(row * full_out + first), width)
                 };
                 for row in 0..SIDE {
@@ -235,7 +333,9 @@ unsafe fn lay_out_filters(
 /// Some lines of a block of images, for some of the output's channels.
 struct Band<'a> {
     lines: Lines,
-    steps: Sums<'a>,
+    parts: &'a [Option<Part<'a>>],
+    /// Channels of the source.
+    depth: usize,
     input: *const f32,
     /// Room for the lines.
     from: *mut u8,
@@ -243,11 +343,9 @@ struct Band<'a> {
     sums: *mut f32,
     block: Range<usize>,
     band: Range<usize>,
-    /// The filters' operands, of `operand` floats for 16 columns.
-    b: *const f32,
-    operand: usize,
     columns: Range<usize>,
     output: *mut f32,
+    result: Map,
     channels: usize,
     finish: Finish,
 }
@@ -265,42 +363,68 @@ impl Band<'_> {
     /// The machine has the unit, and the buffers and maps are as the fields say.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma")]
     unsafe fn compute(&self) {
-        let Lines { images, .. } = self.lines;
-        let height = images.map.height;
-        // Lines of the map that the band reads, and the band's own number of the first.
-        let read = self.band.start.saturating_sub(1)..(self.band.end + 1).min(height);
-        let number = |line: usize| line + 1 - self.band.start;
+        let Lines { images, step, reach, .. } = self.lines;
+        // Lines of the source that the band reads, and the band's own number of the first.
+        let first = (self.band.start * step).wrapping_add_signed(reach.0);
+        let start = (self.band.start * step).saturating_add_signed(reach.0);
+        let end = ((self.band.end - 1) * step + 1).saturating_add_signed(reach.1);
+        let read = start..end.min(images.map.height);
         // SAFETY: passed on to the caller.
         unsafe {
             for line in read {
-                self.lay_out(line, self.from.wrapping_add(number(line) * self.lines.line()));
+                let number = line.wrapping_sub(first);
+                self.lay_out(line, self.from.wrapping_add(number * self.lines.line()));
             }
             let unit = Unit::new();
-            for column in self.columns.clone() {
-                let b = self.b.wrapping_add(column * self.operand).cast();
-                let mut line = self.band.start;
-                while line < self.band.end {
-                    // Some short lines together, or a long one part by part.
-                    let lines = line..(line + self.together()).min(self.band.end);
-                    let mut row = 0;
-                    while row < images.rows() {
-                        let rows = row..(row + TILES * SIDE).min(images.rows());
-                        self.multiply(&unit, lines.clone(), rows.clone(), b);
-                        for (i, line) in lines.clone().enumerate() {
-                            let sums = self.sums.wrapping_add(i * Self::sums(&rows));
-                            self.finish(line, rows.clone(), column, sums);
-                        }
-                        row = rows.end;
+            for part in self.parts.iter().flatten() {
+                let end = self.band.end.min(part.view.y.length);
+                for column in self.columns.clone() {
+                    let b = part.b.wrapping_add(column * part.operand).cast();
+                    let mut line = self.band.start;
+                    while line < end {
+                        // Some short lines together, or a long one part by part.
+                        let lines = line..(line + self.together(part)).min(end);
+                        self.columns(&unit, part, lines.clone(), column, b);
+                        line = lines.end;
                     }
-                    line = lines.end;
                 }
             }
         }
     }
 
+    /// 16 columns of some lines.
+    ///
+    /// # Safety
+    /// As in `compute`.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma")]
+    unsafe fn columns(
+        &self,
+        unit: &Unit,
+        part: &Part<'_>,
+        lines: Range<usize>,
+        column: usize,
+        b: *const u8,
+    ) {
+        let end = part.view.rows(self.lines.images);
+        let mut row = 0;
+        while row < end {
+            let rows = row..(row + TILES * SIDE).min(end);
+            // SAFETY: passed on to the caller.
+            unsafe {
+                self.multiply(unit, part, lines.clone(), rows.clone(), b);
+                for (i, line) in lines.clone().enumerate() {
+                    let sums = self.sums.wrapping_add(i * Self::sums(&rows));
+                    self.finish(part, line, rows.clone(), column, sums);
+                }
+            }
+            row = rows.end;
+        }
+    }
+
     /// Lines whose sums are made side by side.
-    fn together(&self) -> usize {
-        (TILES / self.lines.images.rows().div_ceil(SIDE)).max(1)
+    fn together(&self, part: &Part<'_>) -> usize {
+        (TILES / part.view.rows(self.lines.images).div_ceil(SIDE).max(1)).max(1)
     }
 
     /// Floats of some rows' sums.
@@ -315,16 +439,23 @@ impl Band<'_> {
     /// As in `compute`.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma")]
-    unsafe fn multiply(&self, unit: &Unit, lines: Range<usize>, rows: Range<usize>, b: *const u8) {
-        let Lines { images: Images { images, .. }, terms } = self.lines;
-        let end = self.lines.images.rows();
+    unsafe fn multiply(
+        &self,
+        unit: &Unit,
+        part: &Part<'_>,
+        lines: Range<usize>,
+        rows: Range<usize>,
+        b: *const u8,
+    ) {
+        let Lines { images: of @ Images { images, .. }, step, .. } = self.lines;
+        let terms = part.view.terms;
+        let end = part.view.rows(of);
         for plane in 0..terms.planes() {
             let last = plane + 1 == terms.planes();
             let b = b.wrapping_add(terms.before(plane) * BLOCK);
             let a = self.from.wrapping_add(plane * self.lines.plane());
             for (i, line) in lines.clone().enumerate() {
-                // The band's own numbers begin with the line above it.
-                let a = a.wrapping_add((line - self.band.start) * self.lines.line());
+                let a = a.wrapping_add((line - self.band.start) * step * self.lines.line());
                 let c = self.sums.wrapping_add(i * Self::sums(&rows));
                 let mut row = rows.start;
                 while row < rows.end {
@@ -332,7 +463,7 @@ impl Band<'_> {
                     let alone = images >= SIDE && (row == 0 || row + 2 * SIDE >= end)
                         || row + SIDE >= rows.end;
                     let next = row + if alone { SIDE } else { 2 * SIDE };
-                    let steps = self.steps.at(last, self.lines.edges(line, &(row..next)));
+                    let steps = part.steps.at(last, part.view.edges(of, line, &(row..next)));
                     let a = a.wrapping_add(row * ROW);
                     let c = c.wrapping_add((row - rows.start) * SIDE);
                     // SAFETY: the rows are laid out, and there is room for the sums.
@@ -355,17 +486,21 @@ impl Band<'_> {
     /// As in `compute`.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma")]
     unsafe fn lay_out(&self, line: usize, to: *mut u8) {
-        let Lines { images: of, terms } = self.lines;
-        let (images, width, depth) = (of.images, of.map.width, terms.whole * DEPTH + terms.rest);
-        let plane = self.lines.plane();
+        let Lines { images: of, step, .. } = self.lines;
+        let Some(Part { view: View { terms, .. }, .. }) = self.parts[0] else { return };
+        let (images, width, depth) = (of.images, of.map.width, self.depth);
+        let (segment, plane) = (self.lines.segment(), self.lines.plane());
         // SAFETY: the pixels are on the map, and the line has room for all planes.
         unsafe {
             for i in 0..terms.planes() {
                 let to = to.wrapping_add(i * plane);
                 if i < terms.whole || terms.shared == 1 {
-                    to.write_bytes(0, images * ROW);
-                    let end = (images + of.rows()) * ROW;
-                    to.wrapping_add(end).write_bytes(0, plane - end);
+                    for i in 0..step {
+                        let to = to.wrapping_add(i * segment);
+                        to.write_bytes(0, images * ROW);
+                        let end = ((width + step - 1 - i) / step + 1) * images * ROW;
+                        to.wrapping_add(end).write_bytes(0, segment - end);
+                    }
                 } else {
                     to.write_bytes(0, plane);
                 }
@@ -373,16 +508,17 @@ impl Band<'_> {
             for n in self.block.len()..images {
                 for x in 0..width {
                     for i in 0..terms.planes() {
-                        let row = (x + 1) * images + n;
-                        to.wrapping_add(i * plane + row * ROW).write_bytes(0, ROW);
+                        let at = i * plane + self.lines.pixel(x) + n * ROW;
+                        to.wrapping_add(at).write_bytes(0, ROW);
                     }
                 }
             }
             for (n, image) in self.block.clone().enumerate() {
-                let from = self.input.wrapping_add(of.pixel(image, line, 0) * depth);
+                let pixel = (image * of.map.height + line) * width;
+                let from = self.input.wrapping_add(pixel * depth);
                 for x in 0..width {
                     let from = from.wrapping_add(x * depth);
-                    let to = to.wrapping_add(((x + 1) * images + n) * ROW);
+                    let to = to.wrapping_add(self.lines.pixel(x) + n * ROW);
                     for i in 0..terms.whole {
                         let from = from.wrapping_add(i * DEPTH);
                         let halves = split(load(from, SIDE), load(from.wrapping_add(SIDE), SIDE));
@@ -418,22 +554,32 @@ impl Band<'_> {
     /// As in `compute`.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma")]
-    unsafe fn finish(&self, line: usize, rows: Range<usize>, column: usize, sums: *const f32) {
+    unsafe fn finish(
+        &self,
+        part: &Part<'_>,
+        line: usize,
+        rows: Range<usize>,
+        column: usize,
+        sums: *const f32,
+    ) {
         use crate::conv::simd::Sixteen;
         /// Rows that are a pixel's in neighbouring images, whatever the number of images.
         const TOGETHER: usize = 8;
-        let Lines { images: of, .. } = self.lines;
+        let (of, View { y, x: across, .. }) = (self.lines.images, part.view);
         let channel = column * SIDE;
         let width = SIDE.min(self.channels - channel);
-        let stride = of.map.height * of.map.width * self.channels;
+        let Map { height, width: of_line, .. } = self.result;
+        let stride = height * of_line * self.channels;
+        let line = y.first + line * y.apart;
         for i in 0..rows.len().div_ceil(TOGETHER) {
             let row = rows.start + i * TOGETHER;
             let (x, n) = of.place(row);
-            if x >= of.map.width || n >= self.block.len() {
+            if x >= across.length || n >= self.block.len() {
                 continue;
             }
             let count = TOGETHER.min(self.block.len() - n);
-            let at = of.pixel(self.block.start + n, line, x) * self.channels;
+            let x = across.first + x * across.apart;
+            let at = (((self.block.start + n) * height + line) * of_line + x) * self.channels;
             // SAFETY: the rows are there, and so are the pixels and their channels.
             unsafe {
                 let from = sums.wrapping_add(i * TOGETHER * SIDE);

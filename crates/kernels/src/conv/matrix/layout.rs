@@ -5,6 +5,73 @@ use std::ops::Range;
 use super::super::winograd::Map;
 use super::unit::{BLOCK, DEPTH, ROW, SIDE, Step};
 
+/// One axis of a correlation. Position `i` of its result, `first + i * apart` of the output, takes a tap's value
+/// from place `i * step + offset` of the source.
+#[derive(Clone, Copy)]
+pub(super) struct Axis {
+    /// Places of the source, and positions of the result.
+    pub source: usize,
+    pub length: usize,
+    pub step: usize,
+    pub first: usize,
+    pub apart: usize,
+    taps: [Tap; 3],
+    count: usize,
+}
+
+/// What a tap reads, and which of the weight's it is.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Tap {
+    pub offset: isize,
+    pub weight: usize,
+}
+
+impl Axis {
+    /// Forward, for a kernel of 1 or 3.
+    pub(super) fn forward(kernel: usize, stride: usize, source: usize) -> Self {
+        let padding = kernel / 2;
+        let length = (source + 2 * padding - kernel) / stride + 1;
+        let mut axis = Self { source, length, step: stride, first: 0, apart: 1, taps: Default::default(), count: kernel };
+        for (weight, tap) in axis.taps.iter_mut().enumerate().take(kernel) {
+            *tap = Tap { offset: weight as isize - padding as isize, weight };
+        }
+        axis
+    }
+
+    /// Data gradient, from `source` gradients to those `class`, `class + stride`, ... of `inputs`: the taps that hit
+    /// them.
+    pub(super) fn backward(kernel: usize, stride: usize, source: usize, inputs: usize, class: usize) -> Self {
+        let from = class + kernel / 2;
+        let length = inputs.saturating_sub(class).div_ceil(stride);
+        let mut axis = Self { source, length, step: 1, first: class, apart: stride, taps: Default::default(), count: 0 };
+        for weight in (0..kernel).rev().filter(|weight| weight % stride == from % stride) {
+            axis.taps[axis.count] =
+                Tap { offset: (from as isize - weight as isize) / stride as isize, weight };
+            axis.count += 1;
+        }
+        axis
+    }
+
+    /// In the order of their offsets.
+    pub(super) fn taps(&self) -> &[Tap] {
+        &self.taps[..self.count]
+    }
+
+    /// Least and greatest offset.
+    pub(super) fn reach(&self) -> (isize, isize) {
+        let ends = self.taps().first().zip(self.taps().last());
+        ends.map_or((0, 0), |(first, last)| (first.offset, last.offset))
+    }
+
+    /// The range of positions that read places `0..source` through the taps with the least and the greatest offset.
+    fn inside(&self) -> Range<usize> {
+        let (least, greatest) = self.reach();
+        let start = (-least).max(0) as usize;
+        let end = self.source as isize - greatest;
+        start.div_ceil(self.step)..(end.max(0) as usize).div_ceil(self.step)
+    }
+}
+
 /// Images side by side, of which tiles take their rows: row `x * images + n` of a line of the map is
 /// pixel `x` of image `n`. So neighbours of all rows of a tile are a tile, too, and where a line ends
 /// there are rows of zeros.
@@ -17,10 +84,10 @@ pub(super) struct Images {
 
 impl Images {
     /// Blocks of at most `most` images, and as many that little is lost in the last block and at the ends
-    /// of lines.
-    pub(super) fn new(map: Map, most: usize) -> Self {
+    /// of lines of `width` pixels.
+    pub(super) fn new(map: Map, width: usize, most: usize) -> Self {
         let padded = |images: usize| {
-            let rows = (map.width * images).next_multiple_of(SIDE);
+            let rows = (width * images).next_multiple_of(SIDE);
             map.batch.div_ceil(images) * rows
         };
         let least = [8, 16, 32].map(padded).into_iter().min().unwrap_or(0);
@@ -41,29 +108,22 @@ impl Images {
         i * self.images..((i + 1) * self.images).min(self.map.batch)
     }
 
-    /// Rows of a line.
-    pub(super) fn rows(&self) -> usize {
-        self.map.width * self.images
-    }
-
     /// The pixel of a line that a row is, and the image of the block.
     #[inline(always)]
     pub(super) fn place(&self, row: usize) -> (usize, usize) {
         // Not a division, of which there would be one for every row.
         (row >> self.images.trailing_zeros(), row & (self.images - 1))
     }
-
-    /// The pixel at `(x, line)` of an image.
-    #[inline(always)]
-    pub(super) fn pixel(&self, image: usize, line: usize, x: usize) -> usize {
-        (image * self.map.height + line) * self.map.width + x
-    }
 }
 
-/// How the sum over a line's three taps and the channels is cut into steps of [`DEPTH`] terms. Channels
-/// that no whole step is left for share one with those of the next taps, where there is room for them.
+/// How the sum over taps and channels is cut into steps of [`DEPTH`] terms. Channels
+/// that no whole step is left for share one with those of the next taps of the line, where there is room for them
+/// and those taps read neighbours.
 #[derive(Clone, Copy)]
 pub(super) struct Terms {
+    /// Lines of taps, and taps of each.
+    pub down: usize,
+    pub across: usize,
     /// Steps that have 32 channels of one tap.
     pub whole: usize,
     /// Channels left over.
@@ -73,10 +133,12 @@ pub(super) struct Terms {
 }
 
 impl Terms {
-    pub(super) fn new(channels: usize) -> Self {
+    pub(super) fn new(channels: usize, y: &Axis, x: &Axis) -> Self {
         let rest = channels % DEPTH;
+        let neighbours = x.step == 1 && x.apart == 1;
         let shared = DEPTH.checked_div(rest).map_or(1, |taps| taps.min(3));
-        Self { whole: channels / DEPTH, rest, shared }
+        let shared = if neighbours { shared } else { 1 };
+        Self { down: y.taps().len(), across: x.taps().len(), whole: channels / DEPTH, rest, shared }
     }
 
     /// Operands that a line of the map is laid out as.
@@ -86,18 +148,18 @@ impl Terms {
 
     /// First taps of a plane's steps in a line.
     pub(super) fn firsts(self, plane: usize) -> impl Iterator<Item = usize> {
-        (0..3).step_by(if plane < self.whole { 1 } else { self.shared })
+        (0..self.across).step_by(if plane < self.whole { 1 } else { self.shared })
     }
 
     /// Taps of the step that begins with `first`.
     pub(super) fn taps(&self, plane: usize, first: usize) -> Range<usize> {
-        if plane < self.whole { first..first + 1 } else { first..(first + self.shared).min(3) }
+        if plane < self.whole { first..first + 1 } else { first..(first + self.shared).min(self.across) }
     }
 
     /// Steps before a plane's, if all lines of taps count.
     pub(super) fn before(&self, plane: usize) -> usize {
-        let rest = if plane > self.whole { 3 * 3_usize.div_ceil(self.shared) } else { 0 };
-        9 * plane.min(self.whole) + rest
+        let rest = if plane > self.whole { self.across.div_ceil(self.shared) } else { 0 };
+        self.down * (self.across * plane.min(self.whole) + rest)
     }
 
     /// Steps of a sum.
@@ -112,58 +174,115 @@ impl Terms {
     }
 }
 
-/// The left operand of a correlation: lines of the map, each as a plane for every 32 channels.
+/// What a correlation writes: all of the output, or those of its positions that are `apart` from each other.
 #[derive(Clone, Copy)]
-pub(super) struct Lines {
-    pub images: Images,
+pub(super) struct View {
+    pub y: Axis,
+    pub x: Axis,
     pub terms: Terms,
 }
 
+impl View {
+    pub(super) fn new(channels: usize, y: Axis, x: Axis) -> Self {
+        Self { y, x, terms: Terms::new(channels, &y, &x) }
+    }
+
+    /// Rows of a line of the result.
+    pub(super) fn rows(&self, images: Images) -> usize {
+        self.x.length * images.images
+    }
+
+    /// The edges that all of a tile's rows are at.
+    pub(super) fn edges(&self, images: Images, line: usize, rows: &Range<usize>) -> Edges {
+        let (down, across) = (self.y.inside(), self.x.inside());
+        Edges {
+            top: line < down.start,
+            bottom: line >= down.end,
+            left: rows.end <= images.images * across.start,
+            right: rows.start >= images.images * across.end,
+        }
+    }
+}
+
+/// The left operand of a correlation: lines of the source, each as a plane for every 32 channels. With a step of 2
+/// a plane's pixels of even and of odd places are apart, so that those which a tap reads follow upon each other.
+#[derive(Clone, Copy)]
+pub(super) struct Lines {
+    pub images: Images,
+    pub step: usize,
+    /// The most pixels that a tap reads of a line, or that every `step`-th place has.
+    pub width: usize,
+    /// Of the channels.
+    pub planes: usize,
+    /// The least and the greatest line that a tap reads, from the first.
+    pub reach: (isize, isize),
+}
+
 impl Lines {
-    /// Bytes of a plane: the line, a pixel of zeros on either side, and what the last tiles read beyond.
+    pub(super) fn new(images: Images, views: &[View]) -> Self {
+        let View { x, terms, .. } = views[0];
+        let widths = views.iter().map(|view| view.x.length);
+        let width = widths.fold(x.source.div_ceil(x.step), usize::max);
+        let reaches = views.iter().map(|view| view.y.reach());
+        let reach = reaches.fold((0, 0), |all, one| (all.0.min(one.0), all.1.max(one.1)));
+        Self { images, step: x.step, width, planes: terms.planes(), reach }
+    }
+
+    /// Bytes of every `step`-th pixel of a line: a pixel of zeros on either side, and what the last tiles read beyond.
+    pub(super) fn segment(&self) -> usize {
+        ((self.width + 2) * self.images.images + 2 * SIDE) * ROW
+    }
+
+    /// Bytes of a plane.
     pub(super) fn plane(&self) -> usize {
-        (self.images.rows() + 2 * self.images.images + 2 * SIDE) * ROW
+        self.segment() * self.step
     }
 
     /// Bytes of a line.
     pub(super) fn line(&self) -> usize {
-        self.plane() * self.terms.planes()
+        self.plane() * self.planes
+    }
+
+    /// Lines of the source that so many of the result read.
+    pub(super) fn read(&self, lines: usize) -> usize {
+        (lines - 1) * self.step + (self.reach.1 - self.reach.0) as usize + 1
+    }
+
+    /// Where a pixel's rows begin in a plane.
+    #[inline(always)]
+    pub(super) fn pixel(&self, x: usize) -> usize {
+        let (segment, x) = if self.step == 1 { (0, x) } else { (x % self.step, x / self.step) };
+        segment * self.segment() + (x + 1) * self.images.images * ROW
     }
 
     /// Writes the steps of a tile's sum over a plane and returns how many there are. Their left operands
-    /// count from the tile's first row in the plane of the line that the first tap reads, their right ones
-    /// from the plane's first. Steps that would read nothing but the zeros around the map are left out.
-    pub(super) fn steps(&self, plane: usize, edges: Edges, steps: &mut [Step]) -> usize {
+    /// count from the tile's first row in the first plane of the line that the uppermost tap of all views reads, their
+    /// right ones from the plane's first. Steps that would read nothing but the zeros around the map are left out.
+    pub(super) fn steps(&self, view: &View, plane: usize, edges: Edges, steps: &mut [Step]) -> usize {
+        let View { y, x, terms } = view;
         let mut count = 0;
         let mut b = 0;
-        for line in 0..3 {
-            for first in self.terms.firsts(plane) {
-                let taps = self.terms.taps(plane, first);
-                let off = edges.top && line == 0
-                    || edges.bottom && line == 2
-                    || edges.left && taps.end == 1
-                    || edges.right && taps.start == 2;
+        for line in y.taps() {
+            for first in terms.firsts(plane) {
+                let taps = &x.taps()[terms.taps(plane, first)];
+                let off = edges.top && line.offset < 0
+                    || edges.bottom && line.offset > 0
+                    || edges.left && taps.iter().all(|tap| tap.offset < 0)
+                    || edges.right && taps.iter().all(|tap| tap.offset > 0);
                 if !off {
-                    debug_assert!(2 * self.line() + self.plane() <= u32::MAX as usize);
-                    let a = line * self.line() + first * self.images.images * ROW;
-                    steps[count] = Step { a: a as u32, b };
+                    debug_assert!(self.read(1) * self.line() <= u32::MAX as usize);
+                    let (offset, step) = (taps[0].offset, self.step as isize);
+                    let segment = offset.rem_euclid(step) as usize * self.segment();
+                    // A pixel of zeros comes first.
+                    let pixel = (offset.div_euclid(step) + 1) as usize * self.images.images * ROW;
+                    let line = (line.offset - self.reach.0) as usize * self.line();
+                    steps[count] = Step { a: (line + segment + pixel) as u32, b };
                     count += 1;
                 }
                 b += BLOCK as u32;
             }
         }
         count
-    }
-
-    /// The edges that all of a tile's rows are at.
-    pub(super) fn edges(&self, line: usize, rows: &Range<usize>) -> Edges {
-        let Images { images, map } = self.images;
-        Edges {
-            top: line == 0,
-            bottom: line + 1 == map.height,
-            left: rows.end <= images,
-            right: rows.start + images >= self.images.rows(),
-        }
     }
 }
 

@@ -9,13 +9,15 @@
 //! that way, split into halves, in a core's own cache (`layout`, `correlation`). The weight gradient sums over
 //! rows, so there the input is laid out channels by rows (`weight_gradient`).
 
+use super::ConvShape;
+
 mod correlation;
 mod layout;
 mod split;
 mod unit;
 mod weight_gradient;
 
-pub(super) use correlation::correlate;
+pub(super) use correlation::{backward_input, forward};
 pub(super) use unit::available;
 pub(super) use weight_gradient::{takes_norm, weight_gradient};
 
@@ -25,6 +27,8 @@ const LEAST_IMAGES: usize = 6;
 /// forward, and where the weight's gradient is made.
 const LEAST_CHANNELS: usize = 64;
 const LEAST_CHANNELS_OF_GRADIENT: usize = 40;
+/// The same where the other way has no transforms, either.
+const LEAST_CHANNELS_OF_STRIDE_2: usize = 24;
 /// Channels of a layer whose filters, split into halves, outgrow the caches: there Winograd's fewer
 /// products win forward.
 const MOST_WEIGHTS: usize = 300 * 300;
@@ -32,15 +36,32 @@ const MOST_WEIGHTS: usize = 300 * 300;
 const MANY_IMAGES: usize = 16;
 const MANY_WEIGHTS: usize = 200 * 200;
 
-/// Whether a 3 x 3 correlation of stride 1 is for this way rather than for Winograd's.
-pub(super) fn correlates(batch: usize, depth: usize, columns: usize) -> bool {
-    batch >= LEAST_IMAGES && depth.min(columns) >= LEAST_CHANNELS && depth * columns <= MOST_WEIGHTS
+/// Whether the output of a convolution and the gradient of its input are made here.
+pub(super) fn correlates(shape: &ConvShape) -> bool {
+    let ConvShape { batch, in_channels, out_channels, kernel, stride, .. } = *shape;
+    let least = in_channels.min(out_channels);
+    kernel == 3
+        && batch >= LEAST_IMAGES
+        && match stride {
+            1 => least >= LEAST_CHANNELS && in_channels * out_channels <= MOST_WEIGHTS,
+            2 => least >= LEAST_CHANNELS_OF_STRIDE_2,
+            _ => false,
+        }
 }
 
 /// Whether the gradient of its weight is.
-pub(super) fn sums(batch: usize, in_channels: usize, out_channels: usize) -> bool {
-    // Few images are few terms, for which the tiles of many sums would go to and fro.
-    batch >= LEAST_IMAGES
-        && in_channels.min(out_channels) >= LEAST_CHANNELS_OF_GRADIENT
-        && (batch >= MANY_IMAGES || in_channels * out_channels <= MANY_WEIGHTS)
+pub(super) fn sums(shape: &ConvShape) -> bool {
+    let ConvShape { batch, in_channels, out_channels, kernel, stride, .. } = *shape;
+    let least = in_channels.min(out_channels);
+    kernel == 3
+        && batch >= LEAST_IMAGES
+        && match stride {
+            // Few images are few terms, for which the tiles of many sums would go to and fro.
+            1 => {
+                least >= LEAST_CHANNELS_OF_GRADIENT
+                    && (batch >= MANY_IMAGES || in_channels * out_channels <= MANY_WEIGHTS)
+            }
+            2 => least >= LEAST_CHANNELS_OF_STRIDE_2,
+            _ => false,
+        }
 }

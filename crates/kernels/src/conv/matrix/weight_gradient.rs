@@ -31,7 +31,7 @@ const WIDE: usize = 14;
 /// Taps of a filter.
 const TAPS: usize = 9;
 
-/// Adds the weight gradient of a 3 x 3 convolution of stride 1 to `grad_weight`; with `norm` that for the
+/// Adds the weight gradient of a 3 x 3 convolution to `grad_weight`; with `norm` that for the
 /// gradient that it makes of its `x`, where [`takes_norm`] says that it can.
 pub(in crate::conv) fn weight_gradient(
     isa: Isa,
@@ -51,7 +51,7 @@ pub(in crate::conv) fn weight_gradient(
     let pairs = |piece: usize| part(plan.pairs, 1, pieces, piece);
     let widest = plan.pairs.div_ceil(pieces);
     let steps_len = (2 * TAPS * plan.lines * plan.steps).next_multiple_of(16);
-    let left_len = plan.slots() * 2 * widest * plan.steps * BLOCK / 4;
+    let left_len = plan.slots() * plan.stride * 2 * widest * plan.steps * BLOCK / 4;
     let right_len = plan.lines * plan.columns * plan.right_plane() / 4;
     let lane = lane_len(steps_len + left_len + right_len);
     let (sums, lanes) = scratch.split(copies * copy_len, lane);
@@ -65,14 +65,14 @@ pub(in crate::conv) fn weight_gradient(
         let mut laid_out = 0;
         for visit in visits.clone() {
             let (block, i) = (images.block(visit / plan.parts), visit % plan.parts);
-            let lines = part(plan.images.map.height, 1, plan.parts, i);
+            let lines = part(plan.output.height, 1, plan.parts, i);
             if visit == visits.start || i == 0 {
-                laid_out = lines.start.saturating_sub(1);
+                laid_out = (lines.start * plan.stride).saturating_sub(1);
             }
-            let last = (lines.end + 1).min(images.map.height);
+            let last = ((lines.end - 1) * plan.stride + 2).min(images.map.height);
             if let Some(norm) = norm {
                 for image in block.clone() {
-                    let at = |line: usize| images.pixel(image, line, 0);
+                    let at = |line: usize| (image * plan.output.height + line) * plan.output.width;
                     let rows = norm.part(at(lines.start)..at(lines.end));
                     // SAFETY: these pixels are this task's, for pieces are one.
                     unsafe { isa.run(ByColumns(rows)) };
@@ -116,7 +116,11 @@ pub(in crate::conv) fn takes_norm(shape: &ConvShape) -> bool {
 /// sums is loaded and stored once for some lines of a block of images, which is a visit.
 #[derive(Clone, Copy)]
 struct Plan {
+    /// Of the input.
     images: Images,
+    output: Map,
+    /// Every how manyth pixel of the input a tap meets: those are laid out by themselves.
+    stride: usize,
     in_channels: usize,
     out_channels: usize,
     /// Input channels in units of 32, and output channels in units of 16.
@@ -137,13 +141,16 @@ struct Plan {
 
 impl Plan {
     fn new(shape: &ConvShape) -> Self {
-        let ConvShape { batch, height, width, in_channels, out_channels, .. } = *shape;
+        let ConvShape { batch, height, width, in_channels, out_channels, stride, .. } = *shape;
+        let input = Map { batch, height, width };
+        let (height, width) = (shape.out_height(), shape.out_width());
         let images = Images::new(
-            Map { batch, height, width },
+            input,
+            width,
             if width < WIDE || width % 2 == 1 { 32 } else { 16 },
         );
         let (pairs, columns) = (in_channels.div_ceil(2 * SIDE), out_channels.div_ceil(SIDE));
-        let steps = images.rows().div_ceil(DEPTH);
+        let steps = (width * images.images).div_ceil(DEPTH);
         let many = pairs * columns * TAPS * 2 * SUMS > MANY_SUMS;
         let stretch = if many { MANY_STEPS } else { STEPS };
         let lines = stretch.div_ceil(steps);
@@ -155,6 +162,8 @@ impl Plan {
         let pieces = (TASKS * rayon::current_num_threads()).div_ceil(copies).min(pairs);
         Self {
             images,
+            output: Map { batch, height, width },
+            stride,
             in_channels,
             out_channels,
             pairs,
@@ -168,9 +177,9 @@ impl Plan {
         }
     }
 
-    /// Lines of the left operand that are held: those of a visit and one on either side.
+    /// Lines of the left operand that are held: those that a visit's lines are made of.
     fn slots(&self) -> usize {
-        self.lines + 2
+        (self.lines - 1) * self.stride + 3
     }
 
     /// Bytes of 16 columns of a line of the right operand: pairs of rows, with a pixel of zeros on either
@@ -202,7 +211,7 @@ struct Visit<'a> {
     /// Lines of the input that earlier visits have not laid out.
     new: Range<usize>,
     maps: Maps,
-    /// `[slot][tile of channels][step]` blocks of 16 channels by 32 rows.
+    /// `[slot][place modulo the stride][tile of channels][step]` blocks of 16 channels by 32 rows.
     left: *mut u8,
     /// `[line][columns]` planes.
     right: *mut u8,
@@ -268,27 +277,34 @@ impl Visit<'_> {
 
     /// Bytes of a line of the left operand.
     fn left_line(&self) -> usize {
+        self.plan.stride * self.left_segment()
+    }
+
+    /// Bytes of every `stride`-th pixel of one.
+    fn left_segment(&self) -> usize {
         2 * self.pairs.len() * self.plan.steps * BLOCK
     }
 
     /// Writes the steps of a tap from `at` on and returns how many there are, without those whose
     /// gradients lie all beside the map.
     fn list(&mut self, tap: usize, at: usize) -> usize {
-        let Plan { images, steps, columns, .. } = self.plan;
+        let Plan { images, output, stride, steps, columns, .. } = self.plan;
         let (vertical, horizontal) = (tap / 3, tap % 3);
+        // The output's pixel `o` meets the input's `stride * o + horizontal - 1`, which is number `o + shift` of its segment.
+        let (segment, shift) = match horizontal {
+            0 => (stride - 1, -1),
+            offset => ((offset - 1) % stride, ((offset - 1) / stride) as isize),
+        };
         let half = images.images / 2;
         let mut count = 0;
         for line in self.lines.clone() {
-            let Some(from) = (line + vertical).checked_sub(1).filter(|&l| l < images.map.height)
-            else {
-                continue;
-            };
-            let a = from % self.plan.slots() * self.left_line();
+            let from = (line * stride + vertical).checked_sub(1);
+            let Some(from) = from.filter(|&l| l < images.map.height) else { continue };
+            let a = from % self.plan.slots() * self.left_line() + segment * self.left_segment();
             let b = (line - self.lines.start) * columns * self.plan.right_plane();
             for step in 0..steps {
-                // Input pixel `q` meets the gradient of pixel `q - (tap - 1)`.
-                let row = step * SIDE + (2 - horizontal) * half;
-                if row + SIDE <= half || row >= half * (images.map.width + 1) {
+                let row = step * SIDE + (1 - shift) as usize * half;
+                if row + SIDE <= half || row >= half * (output.width + 1) {
                     continue;
                 }
                 let (a, b) = (a + step * BLOCK, b + row * ROW);
@@ -299,21 +315,24 @@ impl Visit<'_> {
         count
     }
 
-    /// The first of the channels of pixel `x` of row `n`, and how many images are there from it on.
+    /// The first of the channels at row `row` of a line, which has every `step`-th pixel from `first` on, and how many
+    /// images are there from that row's on.
     #[inline(always)]
     fn place(
         &self,
         of: *const f32,
+        map: Map,
         line: usize,
         row: usize,
+        (first, step): (usize, usize),
         channels: usize,
     ) -> (*const f32, usize) {
-        let images = self.plan.images;
-        let (x, n) = images.place(row);
-        if x >= images.map.width || n >= self.block.len() {
+        let (x, n) = self.plan.images.place(row);
+        let x = x * step + first;
+        if x >= map.width || n >= self.block.len() {
             return (of, 0);
         }
-        let pixel = images.pixel(self.block.start + n, line, x);
+        let pixel = ((self.block.start + n) * map.height + line) * map.width + x;
         (of.wrapping_add(pixel * channels), self.block.len() - n)
     }
 
@@ -323,12 +342,13 @@ impl Visit<'_> {
     /// As in `compute`.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma")]
     unsafe fn lay_out_left(&self, line: usize) {
-        let Plan { images, in_channels, steps, .. } = self.plan;
-        let image = images.map.height * images.map.width * in_channels;
+        let Plan { images: Images { map, .. }, stride, in_channels, steps, .. } = self.plan;
+        let image = map.height * map.width * in_channels;
         let to = self.left.wrapping_add(line % self.plan.slots() * self.left_line());
         let first = 2 * self.pairs.start * SIDE;
         let tiles = (2 * self.pairs.len()).min((in_channels - first).div_ceil(SIDE));
-        for step in 0..steps {
+        for (segment, step) in (0..stride).flat_map(|i| (0..steps).map(move |step| (i, step))) {
+            let to = to.wrapping_add(segment * self.left_segment());
             for tile in 0..tiles {
                 let channel = first + tile * SIDE;
                 let width = SIDE.min(in_channels - channel);
@@ -339,7 +359,9 @@ impl Visit<'_> {
                     let mut lower = upper;
                     for j in 0..SIDE {
                         let row = step * DEPTH + 2 * j;
-                        let (from, there) = self.place(self.maps.input, line, row, in_channels);
+                        let every = (segment, stride);
+                        let (from, there) =
+                            self.place(self.maps.input, map, line, row, every, in_channels);
                         let from = from.wrapping_add(channel);
                         let even = load(from, if there > 0 { width } else { 0 });
                         let odd = load(from.wrapping_add(image), if there > 1 { width } else { 0 });
@@ -357,9 +379,9 @@ impl Visit<'_> {
     /// As in `compute`.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma")]
     unsafe fn lay_out_right(&self, line: usize) {
-        let Plan { images, out_channels, columns, .. } = self.plan;
+        let Plan { images, output, out_channels, columns, .. } = self.plan;
         let plane = self.plan.right_plane();
-        let image = images.map.height * images.map.width * out_channels;
+        let image = output.height * output.width * out_channels;
         let to = self.right.wrapping_add((line - self.lines.start) * columns * plane);
         let half = images.images / 2;
         // SAFETY: only pixels and channels on the map are read, and the line has room.
@@ -367,11 +389,12 @@ impl Visit<'_> {
             for column in 0..columns {
                 let to = to.wrapping_add(column * plane);
                 to.write_bytes(0, half * ROW);
-                let end = (half + half * images.map.width) * ROW;
+                let end = (half + half * output.width) * ROW;
                 to.wrapping_add(end).write_bytes(0, plane - end);
             }
-            for j in 0..half * images.map.width {
-                let (from, there) = self.place(self.maps.grad_output, line, 2 * j, out_channels);
+            for j in 0..half * output.width {
+                let from = self.maps.grad_output;
+                let (from, there) = self.place(from, output, line, 2 * j, (0, 1), out_channels);
                 let to = to.wrapping_add((half + j) * ROW);
                 for column in 0..columns {
                     let channel = column * SIDE;
