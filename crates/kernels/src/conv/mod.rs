@@ -15,6 +15,7 @@
 //! The functions run on the ambient rayon pool, allocate nothing once the [`Scratch`] has grown, and
 //! give the same bits on any number of threads.
 
+mod class;
 mod columns;
 mod direct;
 mod epilogue;

@@ -367,9 +367,8 @@ const LEAST_STEPS: usize = 8;
 /// Into how many parts to cut sums over `steps` steps, for `tiles` tiles on a GPU with room for `slots` blocks at once: those
 /// that are done first when blocks run in waves.
 fn parts(tiles: usize, steps: usize, slots: usize) -> usize {
-    let cost = |&parts: &usize| {
-        (tiles * parts).div_ceil(slots) * (steps.div_ceil(parts) + STEPS_TO_BEGIN)
-    };
+    let cost =
+        |&parts: &usize| (tiles * parts).div_ceil(slots) * (steps.div_ceil(parts) + STEPS_TO_BEGIN);
     (1..=slots.min(steps / LEAST_STEPS).max(1)).min_by_key(cost).expect("one part at least")
 }
 

@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 
-use super::geometry::{Block, Map, Strip, Taps};
+use super::geometry::{Block, Map, Strip};
 use crate::conv::ConvShape;
+use crate::conv::class::Taps;
 use crate::conv::simd::{Access, First, Isa, Job, LANES, Simd, Vector, Whole};
 
 /// Lays out lines of a strip: a block's part of the map with its border of zeros.

@@ -1,9 +1,10 @@
 //! Forward and data gradient.
 
-use super::geometry::{Block, Blocks, Class, Cursor, Map, Strip, as_offsets};
+use super::geometry::{Block, Blocks, Cursor, Map, Strip, as_offsets};
 use super::operands::WeightPanel;
 use crate::Scratch;
 use crate::conv::ConvShape;
+use crate::conv::class::Class;
 use crate::conv::epilogue::Finish;
 use crate::conv::indirect::{Indirect, Rows, heights};
 use crate::conv::parallel::{SharedMut, for_each_task, lane_len};

@@ -7,10 +7,11 @@
 
 use std::ops::Range;
 
-use super::geometry::{Block, Blocks, Class, Cursor, Map, Strip, as_offsets};
+use super::geometry::{Block, Blocks, Cursor, Map, Strip, as_offsets};
 use super::operands::{PadLines, PanelRows};
 use crate::Scratch;
 use crate::conv::ConvShape;
+use crate::conv::class::Class;
 use crate::conv::indirect::{Indirect, Rows, heights};
 use crate::conv::parallel::{SharedMut, for_each_task, lane_len, part};
 use crate::conv::product::{CHUNK, Fetch, Panels, Stream};

@@ -3,17 +3,18 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::layout::{Axis, Edges, Images, Lines, View, as_steps};
+use super::layout::{Edges, Images, Lines, View, as_steps};
 use super::split::{load, split, split_pair, store, store_transposed};
 use super::unit::{BLOCK, DEPTH, ROW, SIDE, SUMS, Step, Unit};
 use crate::Scratch;
+use crate::conv::class::Class;
 use crate::conv::columns::ByColumns;
 use crate::conv::epilogue::Finish;
 use crate::conv::moments::Moments;
 use crate::conv::parallel::{SharedMut, for_each_task, lane_len, part};
 use crate::conv::simd::{First, Isa, Job, Simd, Vector, Whole};
-use crate::conv::ConvShape;
 use crate::conv::winograd::{Filters, Map, Statistics};
+use crate::conv::{ConvShape, map};
 use crate::norm::merge_moments;
 use crate::tile::as_doubles;
 
@@ -43,11 +44,9 @@ pub(in crate::conv) fn forward(
     statistics: Option<Statistics<'_>>,
     scratch: &mut Scratch,
 ) {
-    let ConvShape { kernel, stride, height, width, .. } = *shape;
-    let axis = |source: usize| Axis::forward(kernel, stride, source);
-    let views = [View::new(filters.depth, axis(height), axis(width))];
-    let (source, result) = (input_map(shape), output_map(shape));
-    let problem = Correlation { kernel, source, result, views: &views };
+    let (source, result) = (map(shape), output_map(shape));
+    let views = [View::new(filters.depth, &Class::forward(shape), source)];
+    let problem = Correlation { kernel: shape.kernel, source, result, views: &views };
     correlate(isa, problem, input, filters, output, finish, statistics, scratch);
 }
 
@@ -61,15 +60,9 @@ pub(in crate::conv) fn backward_input(
     finish: Finish,
     scratch: &mut Scratch,
 ) {
-    let ConvShape { kernel, stride, height, width, .. } = *shape;
-    let (source, result) = (output_map(shape), input_map(shape));
-    let view = |class: usize| {
-        let axis = |source: usize, inputs: usize, class: usize| {
-            Axis::backward(kernel, stride, source, inputs, class)
-        };
-        let y = axis(source.height, height, class / stride);
-        View::new(filters.depth, y, axis(source.width, width, class % stride))
-    };
+    let ConvShape { kernel, stride, .. } = *shape;
+    let (source, result) = (output_map(shape), map(shape));
+    let view = |class: usize| View::new(filters.depth, &Class::backward(shape, class), source);
     let views: [View; MOST_VIEWS] = std::array::from_fn(view);
     let problem = Correlation { kernel, source, result, views: &views[..stride * stride] };
     correlate(isa, problem, grad_output, filters, grad_input, finish, None, scratch);
@@ -77,10 +70,6 @@ pub(in crate::conv) fn backward_input(
 
 /// Strides are 1 or 2.
 const MOST_VIEWS: usize = 4;
-
-fn input_map(shape: &ConvShape) -> Map {
-    Map { batch: shape.batch, height: shape.height, width: shape.width }
-}
 
 fn output_map(shape: &ConvShape) -> Map {
     Map { batch: shape.batch, height: shape.out_height(), width: shape.out_width() }
@@ -133,8 +122,7 @@ fn correlate(
     let to = SharedMut::new(b);
     let planes = lines.planes;
     for_each_task(views.len() * columns * planes, lanes, lane, |task, _| {
-        let (i, column, plane) =
-            (task / planes / columns, task / planes % columns, task % planes);
+        let (i, column, plane) = (task / planes / columns, task / planes % columns, task % planes);
         let view = &views[i];
         let at = starts[i] + column * operand(view) + view.terms.before(plane) * BLOCK / 4;
         let to = to.at(at).cast();
@@ -145,7 +133,7 @@ fn correlate(
     let mut steps = as_steps(steps).chunks_mut(Sums::LEN / 2);
     let parts: [Option<Part<'_>>; MOST_VIEWS] = std::array::from_fn(|i| {
         let view = *views.get(i)?;
-        let steps = Sums::new(lines, &view, steps.next()?);
+        let steps = Sums::new(&lines, &view, steps.next()?);
         Some(Part { view, steps, b: b[starts[i]..].as_ptr(), operand: operand(&view) })
     });
 
@@ -181,7 +169,7 @@ fn correlate(
         let (block, i) = (task / bands, task % bands);
         let (sums, from) = lane.split_at_mut((TILES + 1) * SUMS);
         let job = Band {
-            lines,
+            lines: &lines,
             parts: &parts,
             depth: filters.depth,
             input: input.as_ptr(),
@@ -233,7 +221,7 @@ impl<'a> Sums<'a> {
     /// Floats of their memory.
     const LEN: usize = 2 * 2 * Edges::KINDS * LIST;
 
-    fn new(lines: Lines, view: &View, steps: &'a mut [Step]) -> Self {
+    fn new(lines: &Lines, view: &View, steps: &'a mut [Step]) -> Self {
         let mut counts = [0; 2 * Edges::KINDS];
         for (i, (steps, count)) in steps.chunks_mut(LIST).zip(&mut counts).enumerate() {
             let plane = if i < Edges::KINDS { 0 } else { lines.planes - 1 };
@@ -276,11 +264,11 @@ unsafe fn lay_out_filters(
     let Filters { weight, full_in, full_out, transposed, columns, .. } = *filters;
     let first = column * SIDE;
     let width = SIDE.min(columns - first);
-    let View { y, x, terms } = *view;
+    let View { y, x, terms, .. } = *view;
     let channels = terms.channels(plane);
     let lines = (0..terms.down).flat_map(|line| terms.firsts(plane).map(move |tap| (line, tap)));
     for (i, (line, first_tap)) in lines.enumerate() {
-        let of_weight = |tap: usize| y.taps()[line].weight * kernel + x.taps()[tap].weight;
+        let of_weight = |tap: usize| y.taps.tap(line) * kernel + x.taps.tap(tap);
         let to = to.wrapping_add(i * BLOCK);
         let taps = terms.taps(plane, first_tap);
         // SAFETY: taps, channels and columns are the weight's, and the block is the caller's.
@@ -332,7 +320,7 @@ unsafe fn lay_out_filters(
 
 /// Some lines of a block of images, for some of the output's channels.
 struct Band<'a> {
-    lines: Lines,
+    lines: &'a Lines,
     parts: &'a [Option<Part<'a>>],
     /// Channels of the source.
     depth: usize,
@@ -363,11 +351,11 @@ impl Band<'_> {
     /// The machine has the unit, and the buffers and maps are as the fields say.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma")]
     unsafe fn compute(&self) {
-        let Lines { images, step, reach, .. } = self.lines;
+        let Lines { images, step, ref reach, .. } = *self.lines;
         // Lines of the source that the band reads, and the band's own number of the first.
-        let first = (self.band.start * step).wrapping_add_signed(reach.0);
-        let start = (self.band.start * step).saturating_add_signed(reach.0);
-        let end = ((self.band.end - 1) * step + 1).saturating_add_signed(reach.1);
+        let first = (self.band.start * step).wrapping_add_signed(reach.start);
+        let start = (self.band.start * step).saturating_add_signed(reach.start);
+        let end = ((self.band.end - 1) * step).saturating_add_signed(reach.end);
         let read = start..end.min(images.map.height);
         // SAFETY: passed on to the caller.
         unsafe {
@@ -447,7 +435,7 @@ impl Band<'_> {
         rows: Range<usize>,
         b: *const u8,
     ) {
-        let Lines { images: of @ Images { images, .. }, step, .. } = self.lines;
+        let Lines { images: of @ Images { images, .. }, step, .. } = *self.lines;
         let terms = part.view.terms;
         let end = part.view.rows(of);
         for plane in 0..terms.planes() {
@@ -486,7 +474,7 @@ impl Band<'_> {
     /// As in `compute`.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma")]
     unsafe fn lay_out(&self, line: usize, to: *mut u8) {
-        let Lines { images: of, step, .. } = self.lines;
+        let Lines { images: of, step, .. } = *self.lines;
         let Some(Part { view: View { terms, .. }, .. }) = self.parts[0] else { return };
         let (images, width, depth) = (of.images, of.map.width, self.depth);
         let (segment, plane) = (self.lines.segment(), self.lines.plane());
@@ -565,12 +553,13 @@ impl Band<'_> {
         use crate::conv::simd::Sixteen;
         /// Rows that are a pixel's in neighbouring images, whatever the number of images.
         const TOGETHER: usize = 8;
-        let (of, View { y, x: across, .. }) = (self.lines.images, part.view);
+        let of = self.lines.images;
+        let View { x: across, first: [first_line, first_position], spacing, .. } = part.view;
         let channel = column * SIDE;
         let width = SIDE.min(self.channels - channel);
         let Map { height, width: of_line, .. } = self.result;
         let stride = height * of_line * self.channels;
-        let line = y.first + line * y.apart;
+        let line = first_line + line * spacing;
         for i in 0..rows.len().div_ceil(TOGETHER) {
             let row = rows.start + i * TOGETHER;
             let (x, n) = of.place(row);
@@ -578,7 +567,7 @@ impl Band<'_> {
                 continue;
             }
             let count = TOGETHER.min(self.block.len() - n);
-            let x = across.first + x * across.apart;
+            let x = first_position + x * spacing;
             let at = (((self.block.start + n) * height + line) * of_line + x) * self.channels;
             // SAFETY: the rows are there, and so are the pixels and their channels.
             unsafe {

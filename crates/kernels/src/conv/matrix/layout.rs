@@ -2,73 +2,29 @@
 
 use std::ops::Range;
 
+use super::super::class::{Class, Taps};
 use super::super::winograd::Map;
 use super::unit::{BLOCK, DEPTH, ROW, SIDE, Step};
 
-/// One axis of a correlation. Position `i` of its result, `first + i * apart` of the output, takes a tap's value
-/// from place `i * step + offset` of the source.
+/// One axis of a correlation: the taps, of which offsets are -1, 0 and 1, the positions of the result, and the places of the source.
 #[derive(Clone, Copy)]
 pub(super) struct Axis {
-    /// Places of the source, and positions of the result.
-    pub source: usize,
+    pub taps: Taps,
     pub length: usize,
-    pub step: usize,
-    pub first: usize,
-    pub apart: usize,
-    taps: [Tap; 3],
-    count: usize,
-}
-
-/// What a tap reads, and which of the weight's it is.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Tap {
-    pub offset: isize,
-    pub weight: usize,
+    pub source: usize,
 }
 
 impl Axis {
-    /// Forward, for a kernel of 1 or 3.
-    pub(super) fn forward(kernel: usize, stride: usize, source: usize) -> Self {
-        let padding = kernel / 2;
-        let length = (source + 2 * padding - kernel) / stride + 1;
-        let mut axis = Self { source, length, step: stride, first: 0, apart: 1, taps: Default::default(), count: kernel };
-        for (weight, tap) in axis.taps.iter_mut().enumerate().take(kernel) {
-            *tap = Tap { offset: weight as isize - padding as isize, weight };
-        }
-        axis
+    /// Offsets of the taps from where a position reads.
+    pub(super) fn offsets(&self) -> Range<isize> {
+        self.taps.offset..self.taps.offset + self.taps.count as isize
     }
 
-    /// Data gradient, from `source` gradients to those `class`, `class + stride`, ... of `inputs`: the taps that hit
-    /// them.
-    pub(super) fn backward(kernel: usize, stride: usize, source: usize, inputs: usize, class: usize) -> Self {
-        let from = class + kernel / 2;
-        let length = inputs.saturating_sub(class).div_ceil(stride);
-        let mut axis = Self { source, length, step: 1, first: class, apart: stride, taps: Default::default(), count: 0 };
-        for weight in (0..kernel).rev().filter(|weight| weight % stride == from % stride) {
-            axis.taps[axis.count] =
-                Tap { offset: (from as isize - weight as isize) / stride as isize, weight };
-            axis.count += 1;
-        }
-        axis
-    }
-
-    /// In the order of their offsets.
-    pub(super) fn taps(&self) -> &[Tap] {
-        &self.taps[..self.count]
-    }
-
-    /// Least and greatest offset.
-    pub(super) fn reach(&self) -> (isize, isize) {
-        let ends = self.taps().first().zip(self.taps().last());
-        ends.map_or((0, 0), |(first, last)| (first.offset, last.offset))
-    }
-
-    /// The range of positions that read places `0..source` through the taps with the least and the greatest offset.
+    /// The positions whose first tap, and those whose last tap reads a place of the source.
     fn inside(&self) -> Range<usize> {
-        let (least, greatest) = self.reach();
-        let start = (-least).max(0) as usize;
-        let end = self.source as isize - greatest;
-        start.div_ceil(self.step)..(end.max(0) as usize).div_ceil(self.step)
+        let Range { start, end } = self.offsets();
+        let places = (self.source as isize + 1 - end).max(0) as usize;
+        ((-start).max(0) as usize).div_ceil(self.taps.step)..places.div_ceil(self.taps.step)
     }
 }
 
@@ -133,12 +89,13 @@ pub(super) struct Terms {
 }
 
 impl Terms {
-    pub(super) fn new(channels: usize, y: &Axis, x: &Axis) -> Self {
+    fn new(channels: usize, class: &Class) -> Self {
         let rest = channels % DEPTH;
-        let neighbours = x.step == 1 && x.apart == 1;
+        let neighbours = class.horizontal.step == 1 && class.spacing == 1;
         let shared = DEPTH.checked_div(rest).map_or(1, |taps| taps.min(3));
         let shared = if neighbours { shared } else { 1 };
-        Self { down: y.taps().len(), across: x.taps().len(), whole: channels / DEPTH, rest, shared }
+        let (down, across) = (class.vertical.count, class.horizontal.count);
+        Self { down, across, whole: channels / DEPTH, rest, shared }
     }
 
     /// Operands that a line of the map is laid out as.
@@ -153,7 +110,11 @@ impl Terms {
 
     /// Taps of the step that begins with `first`.
     pub(super) fn taps(&self, plane: usize, first: usize) -> Range<usize> {
-        if plane < self.whole { first..first + 1 } else { first..(first + self.shared).min(self.across) }
+        if plane < self.whole {
+            first..first + 1
+        } else {
+            first..(first + self.shared).min(self.across)
+        }
     }
 
     /// Steps before a plane's, if all lines of taps count.
@@ -174,17 +135,27 @@ impl Terms {
     }
 }
 
-/// What a correlation writes: all of the output, or those of its positions that are `apart` from each other.
+/// What a correlation writes: all of the output, or those of its pixels that read alike.
 #[derive(Clone, Copy)]
 pub(super) struct View {
     pub y: Axis,
     pub x: Axis,
     pub terms: Terms,
+    /// Where position 0 of both axes is, and how far apart positions are.
+    pub first: [usize; 2],
+    pub spacing: usize,
 }
 
 impl View {
-    pub(super) fn new(channels: usize, y: Axis, x: Axis) -> Self {
-        Self { y, x, terms: Terms::new(channels, &y, &x) }
+    pub(super) fn new(channels: usize, class: &Class, source: Map) -> Self {
+        let Class { vertical, horizontal, lines, positions, .. } = *class;
+        Self {
+            y: Axis { taps: vertical, length: lines, source: source.height },
+            x: Axis { taps: horizontal, length: positions, source: source.width },
+            terms: Terms::new(channels, class),
+            first: [class.first_line, class.first_position],
+            spacing: class.spacing,
+        }
     }
 
     /// Rows of a line of the result.
@@ -206,7 +177,7 @@ impl View {
 
 /// The left operand of a correlation: lines of the source, each as a plane for every 32 channels. With a step of 2
 /// a plane's pixels of even and of odd places are apart, so that those which a tap reads follow upon each other.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) struct Lines {
     pub images: Images,
     pub step: usize,
@@ -214,18 +185,19 @@ pub(super) struct Lines {
     pub width: usize,
     /// Of the channels.
     pub planes: usize,
-    /// The least and the greatest line that a tap reads, from the first.
-    pub reach: (isize, isize),
+    /// Offsets of the lines that taps read.
+    pub reach: Range<isize>,
 }
 
 impl Lines {
     pub(super) fn new(images: Images, views: &[View]) -> Self {
         let View { x, terms, .. } = views[0];
         let widths = views.iter().map(|view| view.x.length);
-        let width = widths.fold(x.source.div_ceil(x.step), usize::max);
-        let reaches = views.iter().map(|view| view.y.reach());
-        let reach = reaches.fold((0, 0), |all, one| (all.0.min(one.0), all.1.max(one.1)));
-        Self { images, step: x.step, width, planes: terms.planes(), reach }
+        let step = x.taps.step;
+        let width = widths.fold(x.source.div_ceil(step), usize::max);
+        let reaches = views.iter().map(|view| view.y.offsets());
+        let reach = reaches.fold(0..1, |all, one| all.start.min(one.start)..all.end.max(one.end));
+        Self { images, step, width, planes: terms.planes(), reach }
     }
 
     /// Bytes of every `step`-th pixel of a line: a pixel of zeros on either side, and what the last tiles read beyond.
@@ -245,7 +217,7 @@ impl Lines {
 
     /// Lines of the source that so many of the result read.
     pub(super) fn read(&self, lines: usize) -> usize {
-        (lines - 1) * self.step + (self.reach.1 - self.reach.0) as usize + 1
+        (lines - 1) * self.step + self.reach.len()
     }
 
     /// Where a pixel's rows begin in a plane.
@@ -258,24 +230,32 @@ impl Lines {
     /// Writes the steps of a tile's sum over a plane and returns how many there are. Their left operands
     /// count from the tile's first row in the first plane of the line that the uppermost tap of all views reads, their
     /// right ones from the plane's first. Steps that would read nothing but the zeros around the map are left out.
-    pub(super) fn steps(&self, view: &View, plane: usize, edges: Edges, steps: &mut [Step]) -> usize {
-        let View { y, x, terms } = view;
+    pub(super) fn steps(
+        &self,
+        view: &View,
+        plane: usize,
+        edges: Edges,
+        steps: &mut [Step],
+    ) -> usize {
+        let View { y, x, terms, .. } = view;
         let mut count = 0;
         let mut b = 0;
-        for line in y.taps() {
+        for line in y.offsets() {
             for first in terms.firsts(plane) {
-                let taps = &x.taps()[terms.taps(plane, first)];
-                let off = edges.top && line.offset < 0
-                    || edges.bottom && line.offset > 0
-                    || edges.left && taps.iter().all(|tap| tap.offset < 0)
-                    || edges.right && taps.iter().all(|tap| tap.offset > 0);
+                let taps = terms.taps(plane, first);
+                let offset = x.taps.offset + taps.start as isize;
+                let last = x.taps.offset + taps.end as isize - 1;
+                let off = edges.top && line < 0
+                    || edges.bottom && line > 0
+                    || edges.left && last < 0
+                    || edges.right && offset > 0;
                 if !off {
                     debug_assert!(self.read(1) * self.line() <= u32::MAX as usize);
-                    let (offset, step) = (taps[0].offset, self.step as isize);
+                    let step = self.step as isize;
                     let segment = offset.rem_euclid(step) as usize * self.segment();
                     // A pixel of zeros comes first.
                     let pixel = (offset.div_euclid(step) + 1) as usize * self.images.images * ROW;
-                    let line = (line.offset - self.reach.0) as usize * self.line();
+                    let line = (line - self.reach.start) as usize * self.line();
                     steps[count] = Step { a: (line + segment + pixel) as u32, b };
                     count += 1;
                 }

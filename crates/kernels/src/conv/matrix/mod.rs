@@ -1,4 +1,4 @@
-//! 3 x 3 convolutions of stride 1 on the matrix unit of x86-64 servers (AMX), by the definition.
+//! 3 x 3 convolutions of stride 1 and 2 on the matrix unit of x86-64 servers (AMX), by the definition.
 //!
 //! The unit multiplies matrices of bf16, 16 times as fast as the vector unit multiplies f32. A number is
 //! the sum of two of bf16 to 17 bits, so three products of halves make one that errs by 4.3e-6 where bits are
@@ -7,7 +7,9 @@
 //! Forward, a tile's 16 rows are a pixel of 16 images (or two of 8): rows of neighbouring pixels are at one
 //! distance, and taps beyond the edge are tiles that are left out. Lines of the map are laid out
 //! that way, split into halves, in a core's own cache (`layout`, `correlation`). The weight gradient sums over
-//! rows, so there the input is laid out channels by rows (`weight_gradient`).
+//! rows, so there the input is laid out channels by rows (`weight_gradient`). At stride 2 a line's even and odd
+//! pixels lie apart, so that what a tap reads are neighbours again; the data gradient is four correlations of
+//! one layout, for the pixels of even and odd lines and places.
 
 use super::ConvShape;
 
@@ -27,7 +29,7 @@ const LEAST_IMAGES: usize = 6;
 /// forward, and where the weight's gradient is made.
 const LEAST_CHANNELS: usize = 64;
 const LEAST_CHANNELS_OF_GRADIENT: usize = 40;
-/// The same where the other way has no transforms, either.
+/// The same for all three at stride 2, where Winograd's way does not compete.
 const LEAST_CHANNELS_OF_STRIDE_2: usize = 24;
 /// Channels of a layer whose filters, split into halves, outgrow the caches: there Winograd's fewer
 /// products win forward.

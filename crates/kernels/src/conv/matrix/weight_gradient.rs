@@ -144,11 +144,8 @@ impl Plan {
         let ConvShape { batch, height, width, in_channels, out_channels, stride, .. } = *shape;
         let input = Map { batch, height, width };
         let (height, width) = (shape.out_height(), shape.out_width());
-        let images = Images::new(
-            input,
-            width,
-            if width < WIDE || width % 2 == 1 { 32 } else { 16 },
-        );
+        let images =
+            Images::new(input, width, if width < WIDE || width % 2 == 1 { 32 } else { 16 });
         let (pairs, columns) = (in_channels.div_ceil(2 * SIDE), out_channels.div_ceil(SIDE));
         let steps = (width * images.images).div_ceil(DEPTH);
         let many = pairs * columns * TAPS * 2 * SUMS > MANY_SUMS;
