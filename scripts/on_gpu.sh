@@ -8,7 +8,7 @@
 # Parts, in this order and by default all of them: tests (with whole runs on the GPU and on the CPU, all at once), bench (ours,
 # and PyTorch's beside each where YARDSTICK is the folder of torch_supernet.py), layers (single convolutions, ours and cuDNN's),
 # profile (time by kernel) and sanitizers. The first program compiles the kernels, 10 s. Needs the driver, and libnvrtc.so
-# of CUDA 12 or 13 somewhere. Exits with 1 where a part failed.
+# of CUDA 12 or 13 somewhere. Exits with 1 where a part failed, or none ran.
 set -uo pipefail
 pack=$1 out=$2 yardstick=${3:-}
 shift $(($# < 3 ? $# : 3))
@@ -35,12 +35,14 @@ run() { # its name, its time limit in seconds, then the command
 has_torch() { python3 -c "import torch" 2>/dev/null; }
 skipped() { echo "$1: skipped, no $2" | tee -a "$out/summary.txt"; }
 
+rm -f "$out"/{quick,bench,torch}-*.log # of an earlier call
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader | tee "$out/summary.txt"
 if wanted tests; then
   # The machine code's cache is filled once, not by all at the same time.
   SLIMTAU_TEST_GPU=0 run test-kernels 100 "$pack/test-kernels" --skip nvrtc --test-threads 1
-  for test in supernet moco distill; do
-    SLIMTAU_TEST_GPU=0 run "test-$test" 100 "$pack/test-$test" --skip nvrtc --test-threads 1 &
+  for test in "$pack"/test-*; do
+    [[ $test == */test-kernels ]] ||
+      SLIMTAU_TEST_GPU=0 run "$(basename "$test")" 100 "$test" --skip nvrtc --test-threads 1 &
   done
   # The whole pipeline: the last lines are tau with its interval.
   for device in cuda cpu; do
@@ -80,10 +82,10 @@ fi
 if wanted sanitizers && ! command -v compute-sanitizer >/dev/null; then
   skipped sanitizers compute-sanitizer
 elif wanted sanitizers; then
-  # Not the driver's answers: that a kernel is not in this module but in the next is one of them.
-  for tool in memcheck racecheck; do
-    SLIMTAU_TEST_GPU=0 run "sanitizer-$tool" 120 compute-sanitizer --tool $tool --error-exitcode 9 \
-      --report-api-errors no "$pack/test-kernels" over_the_grid small_shapes several_chunks --test-threads 1 &
+  # memcheck counts the driver's answers, too: that a kernel is not in this module but in the next is one of them.
+  for tool in "memcheck --report-api-errors no" racecheck; do
+    SLIMTAU_TEST_GPU=0 run "sanitizer-${tool%% *}" 120 compute-sanitizer --tool $tool --error-exitcode 9 \
+      "$pack/test-kernels" over_the_grid small_shapes several_chunks --test-threads 1 &
   done
   wait
 fi

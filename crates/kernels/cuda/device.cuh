@@ -127,7 +127,7 @@ struct FastDivision {
 static_assert(sizeof(FastDivision) == 12, "FastDivision is laid out as in Rust");
 
 // Which caches a copy from global memory goes through: all, or only the one that all multiprocessors share.
-enum Cache { OF_MULTIPROCESSOR, SHARED_BY_ALL };
+enum Cache { ALL_CACHES, SHARED_CACHE };
 
 #ifdef __CUDACC__
 // An address in shared memory, as instructions take it.
@@ -143,7 +143,7 @@ DEVICE SharedAddress shared_address(void *shared) {
 // Complete for this thread after `copies_wait`, for the block after the barrier that follows.
 template <Cache CACHE> DEVICE void copy_async(SharedAddress to, u64 global, bool filled) {
     const int bytes = filled ? 16 : 0;
-    if constexpr (CACHE == OF_MULTIPROCESSOR)
+    if constexpr (CACHE == ALL_CACHES)
         asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(bytes) : "memory");
     else
         asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(bytes) : "memory");

@@ -39,7 +39,7 @@ struct WeightGradientArguments {
 static_assert(sizeof(WeightGradientArguments) == 4 * 8 + 12 * 4 + 24 + 2 * 4, "WeightGradientArguments is laid out as in Rust");
 
 // Copies of 16 bytes into a stage, or element by element where channels or addresses do not allow that.
-template <class T, bool VECTORS, Cache CACHE = SHARED_BY_ALL> struct Copier {
+template <class T, bool VECTORS, Cache CACHE = SHARED_CACHE> struct Copier {
     static constexpr int LENGTH = VECTORS ? VectorOf<T>::LENGTH : 1;
     u32 start; // of this thread's copies in the first stage, in bytes of shared memory
     SharedAddress address;
@@ -149,7 +149,7 @@ template <class T, class Shape, bool VECTORS> struct LoadPixels {
     using Own = Share<T, S, VECTORS, Shape::K / Copier<T, VECTORS>::LENGTH, Shape::THREADS>;
     const Correlation &map;
     // Nine taps read nearly the same pixels, and soon after each other; the weights would only displace them (measured).
-    const Copier<T, VECTORS, OF_MULTIPROCESSOR> to;
+    const Copier<T, VECTORS, ALL_CACHES> to;
     u64 base[Own::LINES];               // address of each row's pixel at the first tap
     int y[Own::LINES], x[Own::LINES];   // where that is
     bool inside[Own::LINES];            // whether the pixel of this tap is
@@ -304,7 +304,8 @@ template <class T, class Shape, bool VECTORS, u32 START> struct LoadWeightGradie
     using OwnB = Share<T, B, VECTORS, ACROSS, Shape::THREADS>;
     static_assert(OwnA::LINES == 1 && OwnB::LINES == 1, "one pixel for every thread");
     const WeightGradientArguments &args;
-    const Copier<T, VECTORS, OF_MULTIPROCESSOR> to_a, to_b;
+    // Both: taps are rows of other blocks, which run beside this one (measured).
+    const Copier<T, VECTORS, ALL_CACHES> to_a, to_b;
     u64 input;                  // address of the pixel's first channel at the tap in the middle
     int y, x;                   // where that is
     int dy[OwnA::PIECES], dx[OwnA::PIECES];

@@ -42,7 +42,7 @@ fn shapes() -> Vec<ConvShape> {
         shape(6, 7, [104, 112], 3, 1),
         // The same for a matrix unit.
         shape(17, 14, [64, 72], 3, 1),
-        shape(17, 14, [40, 56], 3, 2),
+        shape(17, 28, [40, 56], 3, 2),
         shape(6, 9, [24, 48], 3, 2),
         shape(3, 4, [160, 152], 3, 1),
         shape(3, 9, [16, 32], 1, 2),

@@ -140,6 +140,8 @@ mod tests {
                     assert!(!takes(batch, size, channels, kernel), "{size}, {channels}, {name}");
                 }
                 assert_eq!(takes(64, 7, 128, 3), name == "amx", "{name}");
+                let strided = ConvShape { stride: 2, ..shape(17, 28, 40, 3) };
+                assert_eq!(takes_norm(isa, &strided), name == "amx", "{name}");
                 assert!(!takes(64, 4, 256, 3), "{name}");
             }
         });

@@ -261,6 +261,8 @@ fn layers_for_a_matrix_unit() {
         ([16, 9, 14], [136, 65]),
         ([7, 12, 34], [66, 96]),
         ([32, 2, 2], [128, 256]),
+        // Several bands at both strides, of classes with 8 and with 7 lines.
+        ([9, 15, 15], [136, 200]),
         // Two copies of a gradient that outgrows a core's own cache.
         ([32, 14, 14], [128, 240]),
     ] {

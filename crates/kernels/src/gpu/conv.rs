@@ -79,7 +79,7 @@ arguments! {
 }
 
 /// A tile of `cuda/conv.cu`: rows and columns of the result, depth of a step, steps in flight, threads, and blocks of the
-/// weight gradient that a multiprocessor has room for.
+/// weight gradient that a multiprocessor runs at least (`BLOCKS` there).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Tile {
     m: usize,
@@ -357,19 +357,23 @@ pub(super) fn correlate<T: Activation>(
 /// Multiprocessors of a large GPU (H100). Not the GPU's own number: the order of sums follows from it.
 const MULTIPROCESSORS: usize = 132;
 
-/// What it costs to begin a part, to write its tile and to add that up, as steps: fits times measured with four numbers of
-/// parts on an H100 (docs/performance.md).
+/// What it costs to begin a part, to write its tile and to add that up, as steps: fits times measured in bf16 with four numbers
+/// of parts on an H100 (docs/performance.md).
 const STEPS_TO_BEGIN: usize = 20;
 
 /// Steps of a part: shorter ones are not worth a launch to add them up.
 const LEAST_STEPS: usize = 8;
 
-/// Into how many parts to cut sums over `steps` steps, for `tiles` tiles on a GPU with room for `slots` blocks at once: those
-/// that are done first when blocks run in waves.
+/// Waves whose tiles of partial sums may be kept at most.
+const MOST_WAVES: usize = 4;
+
+/// Into how many parts to cut sums over `steps` steps, for `tiles` tiles on a GPU that runs `slots` blocks at once, in waves: the
+/// number with which the last wave ends earliest.
 fn parts(tiles: usize, steps: usize, slots: usize) -> usize {
     let cost =
         |&parts: &usize| (tiles * parts).div_ceil(slots) * (steps.div_ceil(parts) + STEPS_TO_BEGIN);
-    (1..=slots.min(steps / LEAST_STEPS).max(1)).min_by_key(cost).expect("one part at least")
+    let most = (MOST_WAVES * slots / tiles).min(steps / LEAST_STEPS).max(1);
+    (1..=most).min_by_key(cost).expect("one part at least")
 }
 
 /// As [`crate::conv::conv_backward_weight`]: adds to the leading block of `grad_weight`, which is f32 for every `T`. The input
@@ -457,6 +461,7 @@ mod tests {
     #[test]
     fn parts_fill_waves() {
         assert_eq!(parts(1, 100_000, 264), 264);
+        assert!(parts(265, 25_088, 264) <= 3, "partial sums are bounded");
         assert_eq!(parts(264, 1000, 264), 1);
         assert_eq!(parts(8, 392, 264), 33); // 8 * 33 = 264
         assert_eq!(parts(1, 0, 264), 1);

@@ -14,13 +14,13 @@ use crate::conv::moments::Moments;
 use crate::conv::parallel::{SharedMut, for_each_task, lane_len, part};
 use crate::conv::simd::{First, Isa, Job, Simd, Vector, Whole};
 use crate::conv::winograd::{Filters, Map, Statistics};
-use crate::conv::{ConvShape, map};
+use crate::conv::{ConvShape, map, output_map};
 use crate::norm::merge_moments;
 use crate::tile::as_doubles;
 
 /// Bytes of a band of lines, which with an operand of filters stays in a core's own cache.
 const BAND_BYTES: usize = 900 << 10;
-/// Rows of the map that a task computes at least, if it has them: the two around a band are laid out twice.
+/// Lines that a task computes where a map has so many: those around a band are laid out twice.
 const LEAST_BAND: usize = 4;
 
 /// What is read and written.
@@ -29,7 +29,7 @@ struct Correlation<'a> {
     /// The maps, both dense.
     source: Map,
     result: Map,
-    /// All of the result, each of its pixels in one of them.
+    /// All of the result, each of its pixels in one of them; they read one layout.
     views: &'a [View],
 }
 
@@ -63,17 +63,15 @@ pub(in crate::conv) fn backward_input(
     let ConvShape { kernel, stride, .. } = *shape;
     let (source, result) = (output_map(shape), map(shape));
     let view = |class: usize| View::new(filters.depth, &Class::backward(shape, class), source);
-    let views: [View; MOST_VIEWS] = std::array::from_fn(view);
-    let problem = Correlation { kernel, source, result, views: &views[..stride * stride] };
+    // Where there are fewer, the first is there again.
+    let classes = stride * stride;
+    let views: [View; MOST_VIEWS] = std::array::from_fn(|i| view(if i < classes { i } else { 0 }));
+    let problem = Correlation { kernel, source, result, views: &views[..classes] };
     correlate(isa, problem, grad_output, filters, grad_input, finish, None, scratch);
 }
 
 /// Strides are 1 or 2.
 const MOST_VIEWS: usize = 4;
-
-fn output_map(shape: &ConvShape) -> Map {
-    Map { batch: shape.batch, height: shape.out_height(), width: shape.out_width() }
-}
 
 /// `output = finish(input * filters)`, both maps dense, and if wanted the output's statistics.
 fn correlate(
@@ -89,7 +87,7 @@ fn correlate(
     let Correlation { kernel, source, result, views } = problem;
     let images = Images::new(source, views[0].x.length, 16);
     let lines = Lines::new(images, views);
-    let height = views.iter().map(|view| view.y.length).fold(0, usize::max);
+    let height = views[0].y.length;
     // All of it depends on the shape alone, for a band's moments have to.
     let most = (BAND_BYTES / lines.line()).saturating_sub(lines.read(1)) / lines.step + 1;
     let bands = height.div_ceil(most.max(LEAST_BAND));
@@ -120,7 +118,7 @@ fn correlate(
     let (steps, partials) = shared.split_at_mut(steps_len);
 
     let to = SharedMut::new(b);
-    let planes = lines.planes;
+    let planes = lines.terms.planes();
     for_each_task(views.len() * columns * planes, lanes, lane, |task, _| {
         let (i, column, plane) = (task / planes / columns, task / planes % columns, task % planes);
         let view = &views[i];
@@ -132,9 +130,9 @@ fn correlate(
     let b = &*b;
     let mut steps = as_steps(steps).chunks_mut(Sums::LEN / 2);
     let parts: [Option<Part<'_>>; MOST_VIEWS] = std::array::from_fn(|i| {
-        let view = *views.get(i)?;
-        let steps = Sums::new(&lines, &view, steps.next()?);
-        Some(Part { view, steps, b: b[starts[i]..].as_ptr(), operand: operand(&view) })
+        let view = views.get(i)?;
+        let steps = Sums::new(&lines, view, steps.next()?);
+        Some(Part { view, steps, b: &b[starts[i]..], operand: operand(view) })
     });
 
     let partials = &mut as_doubles(partials)[..moments * count];
@@ -224,7 +222,7 @@ impl<'a> Sums<'a> {
     fn new(lines: &Lines, view: &View, steps: &'a mut [Step]) -> Self {
         let mut counts = [0; 2 * Edges::KINDS];
         for (i, (steps, count)) in steps.chunks_mut(LIST).zip(&mut counts).enumerate() {
-            let plane = if i < Edges::KINDS { 0 } else { lines.planes - 1 };
+            let plane = if i < Edges::KINDS { 0 } else { lines.terms.planes() - 1 };
             *count = lines.steps(view, plane, Edges::kind(i % Edges::KINDS), steps) as u8;
         }
         Self { steps, counts }
@@ -237,16 +235,12 @@ impl<'a> Sums<'a> {
 }
 
 /// A view, its sums, and its operands of filters, of `operand` floats for 16 columns.
-#[derive(Clone, Copy)]
 struct Part<'a> {
-    view: View,
+    view: &'a View,
     steps: Sums<'a>,
-    b: *const f32,
+    b: &'a [f32],
     operand: usize,
 }
-
-// SAFETY: the operands outlive the call and are only read.
-unsafe impl Sync for Part<'_> {}
 
 /// The right operand of 16 columns, for a plane.
 ///
@@ -264,7 +258,7 @@ unsafe fn lay_out_filters(
     let Filters { weight, full_in, full_out, transposed, columns, .. } = *filters;
     let first = column * SIDE;
     let width = SIDE.min(columns - first);
-    let View { y, x, terms, .. } = *view;
+    let View { y, x, terms, .. } = view;
     let channels = terms.channels(plane);
     let lines = (0..terms.down).flat_map(|line| terms.firsts(plane).map(move |tap| (line, tap)));
     for (i, (line, first_tap)) in lines.enumerate() {
@@ -364,15 +358,15 @@ impl Band<'_> {
                 self.lay_out(line, self.from.wrapping_add(number * self.lines.line()));
             }
             let unit = Unit::new();
-            for part in self.parts.iter().flatten() {
-                let end = self.band.end.min(part.view.y.length);
+            for piece in self.parts.iter().flatten() {
+                let end = self.band.end.min(piece.view.y.length);
                 for column in self.columns.clone() {
-                    let b = part.b.wrapping_add(column * part.operand).cast();
+                    let b = piece.b[column * piece.operand..].as_ptr().cast();
                     let mut line = self.band.start;
                     while line < end {
                         // Some short lines together, or a long one part by part.
-                        let lines = line..(line + self.together(part)).min(end);
-                        self.columns(&unit, part, lines.clone(), column, b);
+                        let lines = line..(line + self.together(piece)).min(end);
+                        self.columns(&unit, piece, lines.clone(), column, b);
                         line = lines.end;
                     }
                 }
@@ -474,8 +468,7 @@ impl Band<'_> {
     /// As in `compute`.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma")]
     unsafe fn lay_out(&self, line: usize, to: *mut u8) {
-        let Lines { images: of, step, .. } = *self.lines;
-        let Some(Part { view: View { terms, .. }, .. }) = self.parts[0] else { return };
+        let Lines { images: of, step, terms, .. } = *self.lines;
         let (images, width, depth) = (of.images, of.map.width, self.depth);
         let (segment, plane) = (self.lines.segment(), self.lines.plane());
         // SAFETY: the pixels are on the map, and the line has room for all planes.
@@ -483,10 +476,10 @@ impl Band<'_> {
             for i in 0..terms.planes() {
                 let to = to.wrapping_add(i * plane);
                 if i < terms.whole || terms.shared == 1 {
-                    for i in 0..step {
-                        let to = to.wrapping_add(i * segment);
+                    for first in 0..step {
+                        let to = to.wrapping_add(first * segment);
                         to.write_bytes(0, images * ROW);
-                        let end = ((width + step - 1 - i) / step + 1) * images * ROW;
+                        let end = ((width + step - 1 - first) / step + 1) * images * ROW;
                         to.wrapping_add(end).write_bytes(0, segment - end);
                     }
                 } else {

@@ -6,26 +6,30 @@ use super::super::class::{Class, Taps};
 use super::super::winograd::Map;
 use super::unit::{BLOCK, DEPTH, ROW, SIDE, Step};
 
-/// One axis of a correlation: the taps, of which offsets are -1, 0 and 1, the positions of the result, and the places of the source.
-#[derive(Clone, Copy)]
+/// One axis of a correlation, whose taps' offsets are -1, 0 and 1.
+#[derive(Clone)]
 pub(super) struct Axis {
     pub taps: Taps,
+    /// Positions of the result.
     pub length: usize,
+    /// Places of the source.
     pub source: usize,
+    /// The positions whose first tap, and those whose last tap reads a place of the source.
+    inside: Range<usize>,
 }
 
 impl Axis {
-    /// Offsets of the taps from where a position reads.
-    pub(super) fn offsets(&self) -> Range<isize> {
-        self.taps.offset..self.taps.offset + self.taps.count as isize
+    fn new(taps: Taps, length: usize, source: usize) -> Self {
+        let Range { start, end } = offsets(&taps);
+        let places = (source as isize + 1 - end).max(0) as usize;
+        let first = ((-start).max(0) as usize).div_ceil(taps.step);
+        Self { taps, length, source, inside: first..places.div_ceil(taps.step) }
     }
+}
 
-    /// The positions whose first tap, and those whose last tap reads a place of the source.
-    fn inside(&self) -> Range<usize> {
-        let Range { start, end } = self.offsets();
-        let places = (self.source as isize + 1 - end).max(0) as usize;
-        ((-start).max(0) as usize).div_ceil(self.taps.step)..places.div_ceil(self.taps.step)
-    }
+/// Offsets of taps from where a position reads.
+fn offsets(taps: &Taps) -> Range<isize> {
+    taps.offset..taps.offset + taps.count as isize
 }
 
 /// Images side by side, of which tiles take their rows: row `x * images + n` of a line of the map is
@@ -72,9 +76,9 @@ impl Images {
     }
 }
 
-/// How the sum over taps and channels is cut into steps of [`DEPTH`] terms. Channels
-/// that no whole step is left for share one with those of the next taps of the line, where there is room for them
-/// and those taps read neighbours.
+/// How the sum over taps and channels is cut into steps of [`DEPTH`] terms. Channels that no whole step is
+/// left for share one with those of the next taps of the line, where there is room for them, and but one
+/// view reads what is laid out, as neighbours.
 #[derive(Clone, Copy)]
 pub(super) struct Terms {
     /// Lines of taps, and taps of each.
@@ -91,9 +95,9 @@ pub(super) struct Terms {
 impl Terms {
     fn new(channels: usize, class: &Class) -> Self {
         let rest = channels % DEPTH;
-        let neighbours = class.horizontal.step == 1 && class.spacing == 1;
+        let alone = class.horizontal.step == 1 && class.spacing == 1;
         let shared = DEPTH.checked_div(rest).map_or(1, |taps| taps.min(3));
-        let shared = if neighbours { shared } else { 1 };
+        let shared = if alone { shared } else { 1 };
         let (down, across) = (class.vertical.count, class.horizontal.count);
         Self { down, across, whole: channels / DEPTH, rest, shared }
     }
@@ -136,7 +140,7 @@ impl Terms {
 }
 
 /// What a correlation writes: all of the output, or those of its pixels that read alike.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) struct View {
     pub y: Axis,
     pub x: Axis,
@@ -150,8 +154,8 @@ impl View {
     pub(super) fn new(channels: usize, class: &Class, source: Map) -> Self {
         let Class { vertical, horizontal, lines, positions, .. } = *class;
         Self {
-            y: Axis { taps: vertical, length: lines, source: source.height },
-            x: Axis { taps: horizontal, length: positions, source: source.width },
+            y: Axis::new(vertical, lines, source.height),
+            x: Axis::new(horizontal, positions, source.width),
             terms: Terms::new(channels, class),
             first: [class.first_line, class.first_position],
             spacing: class.spacing,
@@ -165,7 +169,7 @@ impl View {
 
     /// The edges that all of a tile's rows are at.
     pub(super) fn edges(&self, images: Images, line: usize, rows: &Range<usize>) -> Edges {
-        let (down, across) = (self.y.inside(), self.x.inside());
+        let (down, across) = (&self.y.inside, &self.x.inside);
         Edges {
             top: line < down.start,
             bottom: line >= down.end,
@@ -177,27 +181,29 @@ impl View {
 
 /// The left operand of a correlation: lines of the source, each as a plane for every 32 channels. With a step of 2
 /// a plane's pixels of even and of odd places are apart, so that those which a tap reads follow upon each other.
-#[derive(Clone)]
 pub(super) struct Lines {
     pub images: Images,
     pub step: usize,
     /// The most pixels that a tap reads of a line, or that every `step`-th place has.
     pub width: usize,
-    /// Of the channels.
-    pub planes: usize,
+    /// Those of the first view, which all views have the channels' steps of.
+    pub terms: Terms,
     /// Offsets of the lines that taps read.
     pub reach: Range<isize>,
 }
 
 impl Lines {
+    /// For views of one layout: those of a data gradient's classes, of which the first has the most pixels.
     pub(super) fn new(images: Images, views: &[View]) -> Self {
-        let View { x, terms, .. } = views[0];
-        let widths = views.iter().map(|view| view.x.length);
+        let View { x, terms, .. } = &views[0];
         let step = x.taps.step;
-        let width = widths.fold(x.source.div_ceil(step), usize::max);
-        let reaches = views.iter().map(|view| view.y.offsets());
+        let width = x.length.max(x.source.div_ceil(step));
+        let reaches = views.iter().map(|view| offsets(&view.y.taps));
         let reach = reaches.fold(0..1, |all, one| all.start.min(one.start)..all.end.max(one.end));
-        Self { images, step, width, planes: terms.planes(), reach }
+        let lines = Self { images, step, width, terms: *terms, reach };
+        let bytes = lines.read(1) * lines.line();
+        assert!(u32::try_from(bytes).is_ok(), "lines of {bytes} bytes are too long");
+        lines
     }
 
     /// Bytes of every `step`-th pixel of a line: a pixel of zeros on either side, and what the last tiles read beyond.
@@ -212,7 +218,7 @@ impl Lines {
 
     /// Bytes of a line.
     pub(super) fn line(&self) -> usize {
-        self.plane() * self.planes
+        self.plane() * self.terms.planes()
     }
 
     /// Lines of the source that so many of the result read.
@@ -223,13 +229,15 @@ impl Lines {
     /// Where a pixel's rows begin in a plane.
     #[inline(always)]
     pub(super) fn pixel(&self, x: usize) -> usize {
-        let (segment, x) = if self.step == 1 { (0, x) } else { (x % self.step, x / self.step) };
+        debug_assert!(self.step <= 2);
+        // Not divisions, of which there would be two for every pixel.
+        let (segment, x) = (x & (self.step - 1), x >> (self.step - 1));
         segment * self.segment() + (x + 1) * self.images.images * ROW
     }
 
     /// Writes the steps of a tile's sum over a plane and returns how many there are. Their left operands
-    /// count from the tile's first row in the first plane of the line that the uppermost tap of all views reads, their
-    /// right ones from the plane's first. Steps that would read nothing but the zeros around the map are left out.
+    /// count from the tile's first row in this plane of the line that the uppermost tap of all views reads,
+    /// their right ones from the plane's first. Steps that would read nothing but the zeros around the map are left out.
     pub(super) fn steps(
         &self,
         view: &View,
@@ -240,7 +248,7 @@ impl Lines {
         let View { y, x, terms, .. } = view;
         let mut count = 0;
         let mut b = 0;
-        for line in y.offsets() {
+        for line in offsets(&y.taps) {
             for first in terms.firsts(plane) {
                 let taps = terms.taps(plane, first);
                 let offset = x.taps.offset + taps.start as isize;
@@ -250,7 +258,6 @@ impl Lines {
                     || edges.left && last < 0
                     || edges.right && offset > 0;
                 if !off {
-                    debug_assert!(self.read(1) * self.line() <= u32::MAX as usize);
                     let step = self.step as isize;
                     let segment = offset.rem_euclid(step) as usize * self.segment();
                     // A pixel of zeros comes first.

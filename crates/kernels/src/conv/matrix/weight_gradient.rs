@@ -7,11 +7,11 @@ use super::layout::{Images, as_steps};
 use super::split::{lanes, load, split_pair, store, store_transposed};
 use super::unit::{BLOCK, DEPTH, ROW, SIDE, SUMS, Step, Unit};
 use crate::Scratch;
-use crate::conv::ConvShape;
 use crate::conv::columns::{ByColumns, InputGradient};
 use crate::conv::parallel::{SharedMut, for_each_task, lane_len, part};
 use crate::conv::simd::{Isa, Job, Simd};
 use crate::conv::winograd::Map;
+use crate::conv::{ConvShape, map, output_map};
 
 /// Pixels that pay for a copy of the sums, and for one that outgrows a core's own cache.
 const COPY_PIXELS: usize = 780;
@@ -53,6 +53,8 @@ pub(in crate::conv) fn weight_gradient(
     let steps_len = (2 * TAPS * plan.lines * plan.steps).next_multiple_of(16);
     let left_len = plan.slots() * plan.stride * 2 * widest * plan.steps * BLOCK / 4;
     let right_len = plan.lines * plan.columns * plan.right_plane() / 4;
+    let fits = u32::try_from(4 * left_len.max(right_len)).is_ok();
+    assert!(fits, "lines of {left_len} and {right_len} floats are too long");
     let lane = lane_len(steps_len + left_len + right_len);
     let (sums, lanes) = scratch.split(copies * copy_len, lane);
 
@@ -141,9 +143,9 @@ struct Plan {
 
 impl Plan {
     fn new(shape: &ConvShape) -> Self {
-        let ConvShape { batch, height, width, in_channels, out_channels, stride, .. } = *shape;
-        let input = Map { batch, height, width };
-        let (height, width) = (shape.out_height(), shape.out_width());
+        let ConvShape { in_channels, out_channels, stride, .. } = *shape;
+        let (input, output) = (map(shape), output_map(shape));
+        let Map { batch, height, width } = output;
         let images =
             Images::new(input, width, if width < WIDE || width % 2 == 1 { 32 } else { 16 });
         let (pairs, columns) = (in_channels.div_ceil(2 * SIDE), out_channels.div_ceil(SIDE));
@@ -159,7 +161,7 @@ impl Plan {
         let pieces = (TASKS * rayon::current_num_threads()).div_ceil(copies).min(pairs);
         Self {
             images,
-            output: Map { batch, height, width },
+            output,
             stride,
             in_channels,
             out_channels,
@@ -287,7 +289,8 @@ impl Visit<'_> {
     fn list(&mut self, tap: usize, at: usize) -> usize {
         let Plan { images, output, stride, steps, columns, .. } = self.plan;
         let (vertical, horizontal) = (tap / 3, tap % 3);
-        // The output's pixel `o` meets the input's `stride * o + horizontal - 1`, which is number `o + shift` of its segment.
+        // The output's pixel `o` meets the input's `stride * o + horizontal - 1`, which is number `o + shift` of
+        // its segment.
         let (segment, shift) = match horizontal {
             0 => (stride - 1, -1),
             offset => ((offset - 1) % stride, ((offset - 1) / stride) as isize),
