@@ -278,7 +278,8 @@ fn sums_by_matrix(_: Isa, _: &ConvShape) -> bool {
     false
 }
 
-/// The gradient of a 3 x 3 convolution's weight, the better way for the machine; with `norm` for the gradient that it makes of its `x`.
+/// The gradient of a 3 x 3 convolution's weight, the better way for the machine; with `norm` for the gradient
+/// that it makes of its `x`.
 fn weight_gradient(
     isa: Isa,
     shape: &ConvShape,
