@@ -149,11 +149,8 @@ fn pack() -> Result<()> {
     ];
     for command in self::programs()? {
         let package = command.get_current_dir().and_then(Path::file_name).context("a package")?;
-        // The driver's tests start the `slimtau` of this build, at its place; the script runs that itself.
-        if package != "driver" {
-            let name = format!("test-{}", package.to_string_lossy());
-            programs.push((command.get_program().into(), name));
-        }
+        let name = format!("test-{}", package.to_string_lossy());
+        programs.push((command.get_program().into(), name));
     }
     for (from, name) in programs {
         let mut command = Command::new("strip");

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::layout::{Edges, Images, Lines, View, as_steps};
-use super::split::{load, split, split_pair, store, store_transposed};
+use super::split::{fetch, load, split, split_pair, store, store_transposed};
 use super::unit::{BLOCK, DEPTH, ROW, SIDE, SUMS, Step, Unit};
 use crate::Scratch;
 use crate::conv::class::Class;
@@ -106,7 +106,7 @@ fn correlate(
         starts[i + 1] = starts[i] + columns * operand(view);
     }
     let lane_bytes = lines.read(tallest) * lines.line();
-    let lane = lane_len((TILES + 1) * SUMS + lane_bytes / 4);
+    let lane = lane_len(GROUP * SUMS + lane_bytes / 4);
     let whole = bands == 1;
     let count = if whole { images.blocks() } else { source.batch * bands };
     assert!(statistics.is_none() || views.len() == 1, "the moments of a band's pixels");
@@ -165,7 +165,7 @@ fn correlate(
     for_each_task(tasks * groups, lanes, lane, |task, lane| {
         let (group, task) = (task % groups, task / groups);
         let (block, i) = (task / bands, task % bands);
-        let (sums, from) = lane.split_at_mut((TILES + 1) * SUMS);
+        let (sums, from) = lane.split_at_mut(GROUP * SUMS);
         let job = Band {
             lines: &lines,
             parts: &parts,
@@ -202,9 +202,16 @@ fn correlate(
 const TASKS: usize = 4;
 /// Most steps of a sum over a plane.
 const LIST: usize = 9;
-/// Tiles whose sums are made side by side: with what they are sums of in a plane, about what a core's first
-/// cache holds.
-const TILES: usize = 8;
+/// Tiles of a line, lines and columns of 16 channels whose sums are made together. The fewer tiles and the more lines, the more
+/// of a plane's pixels stay in a core's first cache from one line to the next; the more columns, the more of
+/// an output's neighbouring lines of memory are written in a row, which takes a third of the time of writing them one by one.
+const ACROSS: usize = 2;
+const DOWN: usize = 8;
+const COLUMNS: usize = 8;
+/// Room for their sums: one tile more at the beginning of a line.
+const GROUP: usize = (ACROSS + 1) * DOWN * COLUMNS;
+/// Most bytes of filters of columns whose sums are made together: all of them are read once for each group.
+const FILTER_BYTES: usize = 640 << 10;
 
 /// The steps of all tiles' sums.
 #[derive(Clone, Copy)]
@@ -358,91 +365,65 @@ impl Band<'_> {
                 self.lay_out(line, self.from.wrapping_add(number * self.lines.line()));
             }
             let unit = Unit::new();
-            for piece in self.parts.iter().flatten() {
-                let end = self.band.end.min(piece.view.y.length);
-                for column in self.columns.clone() {
-                    let b = piece.b[column * piece.operand..].as_ptr().cast();
-                    let mut line = self.band.start;
-                    while line < end {
-                        // Some short lines together, or a long one part by part.
-                        let lines = line..(line + self.together(piece)).min(end);
-                        self.columns(&unit, piece, lines.clone(), column, b);
-                        line = lines.end;
+            for part in self.parts.iter().flatten() {
+                let end = self.band.end.min(part.view.y.length);
+                let lines = (self.band.start..end).step_by(DOWN);
+                let lines = lines.map(|line| line..(line + DOWN).min(end));
+                let together = (FILTER_BYTES / 4 / part.operand).clamp(1, COLUMNS);
+                for first in self.columns.clone().step_by(together) {
+                    let columns = first..(first + together).min(self.columns.end);
+                    let mut row = 0;
+                    while row < part.view.rows(self.lines.images) {
+                        let rows = self.strip(part, row);
+                        row = rows.end;
+                        for lines in lines.clone() {
+                            let (rows, columns) = (rows.clone(), columns.clone());
+                            let group = Group { part, lines, rows, columns };
+                            self.multiply(&unit, &group);
+                            self.write(&group);
+                        }
                     }
                 }
             }
         }
     }
 
-    /// 16 columns of some lines.
+    /// The rows of a line whose sums are made together, from `row` on.
+    fn strip(&self, part: &Part<'_>, row: usize) -> Range<usize> {
+        let alone = row == 0 && self.first_alone();
+        let end = row + (ACROSS + usize::from(alone)) * SIDE;
+        row..end.min(part.view.rows(self.lines.images))
+    }
+
+    /// Whether the first and the last tile of a line, of one pixel each, have some taps less than the others.
+    fn first_alone(&self) -> bool {
+        self.lines.images.images >= SIDE
+    }
+
+    /// The sums of a group, plane by plane: a plane's filters stay in the first cache for all of a column's tiles, and so do
+    /// pixels from one line to the next.
     ///
     /// # Safety
     /// As in `compute`.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma")]
-    unsafe fn columns(
-        &self,
-        unit: &Unit,
-        part: &Part<'_>,
-        lines: Range<usize>,
-        column: usize,
-        b: *const u8,
-    ) {
-        let end = part.view.rows(self.lines.images);
-        let mut row = 0;
-        while row < end {
-            let rows = row..(row + TILES * SIDE).min(end);
-            // SAFETY: passed on to the caller.
-            unsafe {
-                self.multiply(unit, part, lines.clone(), rows.clone(), b);
-                for (i, line) in lines.clone().enumerate() {
-                    let sums = self.sums.wrapping_add(i * Self::sums(&rows));
-                    self.finish(part, line, rows.clone(), column, sums);
-                }
-            }
-            row = rows.end;
-        }
-    }
-
-    /// Lines whose sums are made side by side.
-    fn together(&self, part: &Part<'_>) -> usize {
-        (TILES / part.view.rows(self.lines.images).div_ceil(SIDE).max(1)).max(1)
-    }
-
-    /// Floats of some rows' sums.
-    fn sums(rows: &Range<usize>) -> usize {
-        rows.len().div_ceil(SIDE) * SUMS
-    }
-
-    /// The sums of some tiles, plane by plane: a plane's filters stay in the first cache for all of them, and
-    /// so do pixels from one tile to the next.
-    ///
-    /// # Safety
-    /// As in `compute`.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma")]
-    unsafe fn multiply(
-        &self,
-        unit: &Unit,
-        part: &Part<'_>,
-        lines: Range<usize>,
-        rows: Range<usize>,
-        b: *const u8,
-    ) {
-        let Lines { images: of @ Images { images, .. }, step, .. } = *self.lines;
+    unsafe fn multiply(&self, unit: &Unit, group: &Group<'_>) {
+        let Group { part, lines, rows, columns } = group;
+        let Lines { images: of, step, .. } = *self.lines;
         let terms = part.view.terms;
         let end = part.view.rows(of);
-        for plane in 0..terms.planes() {
+        for (k, plane) in columns.clone().flat_map(|k| (0..terms.planes()).map(move |i| (k, i))) {
             let last = plane + 1 == terms.planes();
+            let b: *const u8 = part.b[k * part.operand..].as_ptr().cast();
             let b = b.wrapping_add(terms.before(plane) * BLOCK);
             let a = self.from.wrapping_add(plane * self.lines.plane());
+            let c = self.sums.wrapping_add(group.sums(k - columns.start, 0));
             for (i, line) in lines.clone().enumerate() {
                 let a = a.wrapping_add((line - self.band.start) * step * self.lines.line());
-                let c = self.sums.wrapping_add(i * Self::sums(&rows));
+                let c = c.wrapping_add(group.sums(0, i));
                 let mut row = rows.start;
                 while row < rows.end {
-                    // The first and the last pixels' tiles by themselves, if they have some taps less.
-                    let alone = images >= SIDE && (row == 0 || row + 2 * SIDE >= end)
+                    let alone = self.first_alone() && (row == 0 || row + 2 * SIDE >= end)
                         || row + SIDE >= rows.end;
                     let next = row + if alone { SIDE } else { 2 * SIDE };
                     let steps = part.steps.at(last, part.view.edges(of, line, &(row..next)));
@@ -497,7 +478,12 @@ impl Band<'_> {
             for (n, image) in self.block.clone().enumerate() {
                 let pixel = (image * of.map.height + line) * width;
                 let from = self.input.wrapping_add(pixel * depth);
+                // Where the next image's line begins, on or off the map: processors expect its pixels, but not its first ones.
+                let next = from.wrapping_add(of.map.height * width * depth);
                 for x in 0..width {
+                    for channel in (0..depth).step_by(SIDE) {
+                        fetch(next.wrapping_add(x * depth + channel));
+                    }
                     let from = from.wrapping_add(x * depth);
                     let to = to.wrapping_add(self.lines.pixel(x) + n * ROW);
                     for i in 0..terms.whole {
@@ -529,51 +515,62 @@ impl Band<'_> {
         }
     }
 
-    /// Sums to the pixels that they stand for.
+    /// A group's sums to the pixels that they stand for, all columns of a pixel and all pixels of an image and a line in a row:
+    /// memory takes neighbouring lines of 64 bytes several times as fast as single ones.
     ///
     /// # Safety
     /// As in `compute`.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma")]
-    unsafe fn finish(
-        &self,
-        part: &Part<'_>,
-        line: usize,
-        rows: Range<usize>,
-        column: usize,
-        sums: *const f32,
-    ) {
+    unsafe fn write(&self, group: &Group<'_>) {
         use crate::conv::simd::Sixteen;
-        /// Rows that are a pixel's in neighbouring images, whatever the number of images.
-        const TOGETHER: usize = 8;
-        let of = self.lines.images;
-        let View { x: across, first: [first_line, first_position], spacing, .. } = part.view;
-        let channel = column * SIDE;
-        let width = SIDE.min(self.channels - channel);
-        let Map { height, width: of_line, .. } = self.result;
-        let stride = height * of_line * self.channels;
-        let line = first_line + line * spacing;
-        for i in 0..rows.len().div_ceil(TOGETHER) {
-            let row = rows.start + i * TOGETHER;
-            let (x, n) = of.place(row);
-            if x >= across.length || n >= self.block.len() {
-                continue;
-            }
-            let count = TOGETHER.min(self.block.len() - n);
-            let x = first_position + x * spacing;
-            let at = (((self.block.start + n) * height + line) * of_line + x) * self.channels;
-            // SAFETY: the rows are there, and so are the pixels and their channels.
-            unsafe {
-                let from = sums.wrapping_add(i * TOGETHER * SIDE);
-                let values: [Sixteen; TOGETHER] =
-                    std::array::from_fn(|j| Sixteen::load(from.wrapping_add(j * SIDE)));
-                if width == SIDE {
-                    self.finish.pixels(values, count, self.output, at, stride, channel, Whole);
-                } else {
-                    let access = First(width);
-                    self.finish.pixels(values, count, self.output, at, stride, channel, access);
+        let Group { part, lines, rows, columns } = group;
+        let images = self.lines.images.images;
+        let View { first: [first_line, first_position], spacing, .. } = part.view;
+        let Map { height, width, .. } = self.result;
+        for (i, line) in lines.clone().enumerate() {
+            let sums = self.sums.wrapping_add(group.sums(0, i));
+            for (n, image) in self.block.clone().enumerate() {
+                let line = image * height + first_line + line * spacing;
+                for x in rows.start / images..rows.end / images {
+                    let from = sums.wrapping_add((x * images + n - rows.start) * SIDE);
+                    let at = (line * width + first_position + x * spacing) * self.channels;
+                    for (k, column) in columns.clone().enumerate() {
+                        let channel = column * SIDE;
+                        // SAFETY: the row's sums are there, and so are the pixel and its channels.
+                        unsafe {
+                            let sum = [Sixteen::load(from.wrapping_add(group.sums(k, 0)))];
+                            let left = self.channels - channel;
+                            if left >= SIDE {
+                                self.finish.pixels(sum, 1, self.output, at, 0, channel, Whole);
+                            } else {
+                                let access = First(left);
+                                self.finish.pixels(sum, 1, self.output, at, 0, channel, access);
+                            }
+                        }
+                    }
                 }
             }
         }
+    }
+}
+
+/// Tiles whose sums are made together: some rows of some lines, for some columns.
+struct Group<'a> {
+    part: &'a Part<'a>,
+    lines: Range<usize>,
+    rows: Range<usize>,
+    columns: Range<usize>,
+}
+
+impl Group<'_> {
+    /// Tiles of a line.
+    fn tiles(&self) -> usize {
+        self.rows.len().div_ceil(SIDE)
+    }
+
+    /// Where the sums of a column's line begin.
+    fn sums(&self, column: usize, line: usize) -> usize {
+        (column * self.lines.len() + line) * self.tiles() * SUMS
     }
 }

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::layout::{Images, as_steps};
-use super::split::{lanes, load, split_pair, store, store_transposed};
+use super::split::{fetch, lanes, load, split_pair, store, store_transposed};
 use super::unit::{BLOCK, DEPTH, ROW, SIDE, SUMS, Step, Unit};
 use crate::Scratch;
 use crate::conv::columns::{ByColumns, InputGradient};
@@ -353,6 +353,12 @@ impl Visit<'_> {
                 let channel = first + tile * SIDE;
                 let width = SIDE.min(in_channels - channel);
                 let to = to.wrapping_add((tile * steps + step) * BLOCK);
+                for row in ((step + 1) * DEPTH..(step + 2) * DEPTH).step_by(2) {
+                    let every = (segment, stride);
+                    let (next, _) = self.place(self.maps.input, map, line, row, every, in_channels);
+                    fetch(next.wrapping_add(channel));
+                    fetch(next.wrapping_add(image + channel));
+                }
                 // SAFETY: only pixels and channels on the map are read, and the line has room.
                 unsafe {
                     let mut upper = [_mm512_setzero_si512(); SIDE];
@@ -393,13 +399,19 @@ impl Visit<'_> {
                 to.wrapping_add(end).write_bytes(0, plane - end);
             }
             for j in 0..half * output.width {
-                let from = self.maps.grad_output;
-                let (from, there) = self.place(from, output, line, 2 * j, (0, 1), out_channels);
+                let place = |j| {
+                    let from = self.maps.grad_output;
+                    self.place(from, output, line, 2 * j, (0, 1), out_channels)
+                };
+                let (next, _) = place(j + half);
+                let (from, there) = place(j);
                 let to = to.wrapping_add((half + j) * ROW);
                 for column in 0..columns {
                     let channel = column * SIDE;
                     let width = SIDE.min(out_channels - channel);
                     let from = from.wrapping_add(channel);
+                    fetch(next.wrapping_add(channel));
+                    fetch(next.wrapping_add(image + channel));
                     let even = load(from, if there > 0 { width } else { 0 });
                     let odd = load(from.wrapping_add(image), if there > 1 { width } else { 0 });
                     store(split_pair(even, odd), to.wrapping_add(column * plane));
