@@ -20,8 +20,12 @@ use crate::tile::as_doubles;
 
 /// Bytes of a band of lines, which with an operand of filters stays in a core's own cache.
 const BAND_BYTES: usize = 900 << 10;
-/// Lines that a task computes where a map has so many: those around a band are laid out twice.
+/// Lines of a band: those around it are laid out twice.
 const LEAST_BAND: usize = 4;
+/// Bands and blocks that are wanted in any case, and lines that a band should have then: where there are fewer than tasks, several
+/// tasks lay out the same lines.
+const WANTED: usize = 8;
+const LEAST_WANTED_BAND: usize = 3;
 
 /// What is read and written.
 struct Correlation<'a> {
@@ -90,7 +94,8 @@ fn correlate(
     let height = views[0].y.length;
     // All of it depends on the shape alone, for a band's moments have to.
     let most = (BAND_BYTES / lines.line()).saturating_sub(lines.read(1)) / lines.step + 1;
-    let bands = height.div_ceil(most.max(LEAST_BAND));
+    let wanted = WANTED.div_ceil(images.blocks()).min(height / LEAST_WANTED_BAND);
+    let bands = height.div_ceil(most.max(LEAST_BAND)).max(wanted);
     let band = |i: usize| part(height, 1, bands, i);
     let tallest = height.div_ceil(bands);
     let columns = filters.columns.div_ceil(SIDE);
@@ -105,7 +110,7 @@ fn correlate(
     for (i, view) in views.iter().enumerate() {
         starts[i + 1] = starts[i] + columns * operand(view);
     }
-    let lane_bytes = lines.read(tallest) * lines.line();
+    let lane_bytes = lines.read(tallest) * lines.line() + Lines::BEYOND;
     let lane = lane_len(GROUP * SUMS + lane_bytes / 4);
     let whole = bands == 1;
     let count = if whole { images.blocks() } else { source.batch * bands };

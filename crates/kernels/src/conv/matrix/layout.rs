@@ -206,10 +206,14 @@ impl Lines {
         lines
     }
 
-    /// Bytes of every `step`-th pixel of a line: a pixel of zeros on either side, and what the last tiles read beyond.
+    /// Bytes of every `step`-th pixel of a line, with a pixel of zeros on either side. The last tiles read beyond: what
+    /// comes next, for rows that are no pixels.
     pub(super) fn segment(&self) -> usize {
-        ((self.width + 2) * self.images.images + 2 * SIDE) * ROW
+        (self.width + 2) * self.images.images * ROW
     }
+
+    /// Bytes that the last tiles read beyond the last line.
+    pub(super) const BEYOND: usize = 2 * SIDE * ROW;
 
     /// Bytes of a plane.
     pub(super) fn plane(&self) -> usize {

@@ -34,9 +34,11 @@ const LEAST_CHANNELS_OF_STRIDE_2: usize = 24;
 /// Channels of a layer whose filters, split into halves, outgrow the caches: there Winograd's fewer
 /// products win forward.
 const MOST_WEIGHTS: usize = 300 * 300;
-/// Images from which on, and filters up to which, the gradient of a weight is made here.
+/// Images from which on, filters up to which, and pixels of a map up to which the gradient of a weight is made here: many sums of
+/// few terms go to and fro, but tiles of Winograd's are mostly empty on small maps.
 const MANY_IMAGES: usize = 16;
 const MANY_WEIGHTS: usize = 200 * 200;
+const SMALL_MAP: usize = 8 * 8;
 
 /// Whether the output of a convolution and the gradient of its input are made here.
 pub(super) fn correlates(shape: &ConvShape) -> bool {
@@ -53,15 +55,16 @@ pub(super) fn correlates(shape: &ConvShape) -> bool {
 
 /// Whether the gradient of its weight is.
 pub(super) fn sums(shape: &ConvShape) -> bool {
-    let ConvShape { batch, in_channels, out_channels, kernel, stride, .. } = *shape;
+    let ConvShape { batch, height, width, in_channels, out_channels, kernel, stride, .. } = *shape;
     let least = in_channels.min(out_channels);
     kernel == 3
         && batch >= LEAST_IMAGES
         && match stride {
-            // Few images are few terms, for which the tiles of many sums would go to and fro.
             1 => {
                 least >= LEAST_CHANNELS_OF_GRADIENT
-                    && (batch >= MANY_IMAGES || in_channels * out_channels <= MANY_WEIGHTS)
+                    && (batch >= MANY_IMAGES
+                        || in_channels * out_channels <= MANY_WEIGHTS
+                        || height * width <= SMALL_MAP)
             }
             2 => least >= LEAST_CHANNELS_OF_STRIDE_2,
             _ => false,
