@@ -38,8 +38,8 @@ skipped() { echo "$1: skipped, no $2" | tee -a "$out/summary.txt"; }
 rm -f "$out"/{quick,bench,torch}-*.log # of an earlier call
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader | tee "$out/summary.txt"
 if wanted tests; then
+  export SLIMTAU_PROGRAM=$pack/slimtau # what the driver's tests start
   # The machine code's cache is filled once, not by all at the same time.
-  export SLIMTAU_PROGRAM=$pack/slimtau # for the driver's tests
   SLIMTAU_TEST_GPU=0 run test-kernels 100 "$pack/test-kernels" --skip nvrtc --test-threads 1
   for test in "$pack"/test-*; do
     [[ $test == */test-kernels ]] ||

@@ -265,9 +265,21 @@ fn layers_for_a_matrix_unit() {
         ([9, 15, 15], [136, 200]),
         // Two copies of a gradient that outgrows a core's own cache.
         ([32, 14, 14], [128, 240]),
+        // Bands of more lines than are summed together, at both strides.
+        ([17, 60, 3], [64, 80]),
+        // Gradients that only a small map has made there.
+        ([9, 5, 6], [216, 200]),
     ] {
         check_all(&[map], &[channels], &[[3, 1], [3, 2]]);
     }
+}
+
+/// With one thread a task has all columns of its lines: more than are summed together.
+#[test]
+fn all_columns_in_one_task_of_a_matrix_unit() {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a thread");
+    pool.install(|| Case::new(shape([20, 6, 6], [72, 264], [3, 1])).check());
+    pool.install(|| Case::new(shape([8, 9, 9], [136, 200], [3, 2])).check());
 }
 
 #[test]
@@ -295,6 +307,7 @@ fn threads_do_not_change_a_bit() {
         ([9, 15, 15], [200, 184], [3, 2]),
         ([32, 7, 7], [72, 104], [3, 1]),
         ([8, 28, 28], [64, 64], [3, 1]),
+        ([8, 7, 7], [216, 208], [3, 1]),
     ] {
         let case = Case::new(shape(map, channels, kernel));
         for isa in Isa::available() {

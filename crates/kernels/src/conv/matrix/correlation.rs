@@ -18,12 +18,12 @@ use crate::conv::{ConvShape, map, output_map};
 use crate::norm::merge_moments;
 use crate::tile::as_doubles;
 
-/// Bytes of a band of lines, which with an operand of filters stays in a core's own cache.
+/// Bytes of a band of lines, which with the filters of some columns and their sums stays in a core's own cache.
 const BAND_BYTES: usize = 900 << 10;
-/// Lines of a band: those around it are laid out twice.
+/// Lines of a band that may outgrow that: those around a band are laid out twice.
 const LEAST_BAND: usize = 4;
-/// Bands and blocks that are wanted in any case, and lines that a band should have then: where there are fewer than tasks, several
-/// tasks lay out the same lines.
+/// Bands of all blocks of images together that are wanted if each then has so many lines. With fewer of them than tasks, several
+/// tasks have to lay out the same lines, each for some of the columns.
 const WANTED: usize = 8;
 const LEAST_WANTED_BAND: usize = 3;
 
@@ -89,7 +89,8 @@ fn correlate(
     scratch: &mut Scratch,
 ) {
     let Correlation { kernel, source, result, views } = problem;
-    let images = Images::new(source, views[0].x.length, 16);
+    // No more than a tile's rows: groups of tiles are whole pixels of all images.
+    let images = Images::new(source, views[0].x.length, SIDE);
     let lines = Lines::new(images, views);
     let height = views[0].y.length;
     // All of it depends on the shape alone, for a band's moments have to.
@@ -483,8 +484,13 @@ impl Band<'_> {
             for (n, image) in self.block.clone().enumerate() {
                 let pixel = (image * of.map.height + line) * width;
                 let from = self.input.wrapping_add(pixel * depth);
-                // Where the next image's line begins, on or off the map: processors expect its pixels, but not its first ones.
-                let next = from.wrapping_add(of.map.height * width * depth);
+                // What is read next, the next image's line or the first one's next, is a place that processors do not expect.
+                let image_len = of.map.height * width * depth;
+                let next = if n + 1 < self.block.len() {
+                    from.wrapping_add(image_len)
+                } else {
+                    from.wrapping_sub(n * image_len).wrapping_add(width * depth)
+                };
                 for x in 0..width {
                     for channel in (0..depth).step_by(SIDE) {
                         fetch(next.wrapping_add(x * depth + channel));

@@ -212,8 +212,8 @@ impl Lines {
         (self.width + 2) * self.images.images * ROW
     }
 
-    /// Bytes that the last tiles read beyond the last line.
-    pub(super) const BEYOND: usize = 2 * SIDE * ROW;
+    /// More than the bytes that the last tile reads beyond the last line: 8 rows.
+    pub(super) const BEYOND: usize = SIDE * ROW;
 
     /// Bytes of a plane.
     pub(super) fn plane(&self) -> usize {

@@ -34,8 +34,8 @@ const LEAST_CHANNELS_OF_STRIDE_2: usize = 24;
 /// Channels of a layer whose filters, split into halves, outgrow the caches: there Winograd's fewer
 /// products win forward.
 const MOST_WEIGHTS: usize = 300 * 300;
-/// Images from which on, filters up to which, and pixels of a map up to which the gradient of a weight is made here: many sums of
-/// few terms go to and fro, but tiles of Winograd's are mostly empty on small maps.
+/// The gradient of a weight is made here for so many images and more, or filters or pixels of a map up to these: else many sums
+/// of few terms go to and fro. On small maps Winograd's tiles are mostly empty.
 const MANY_IMAGES: usize = 16;
 const MANY_WEIGHTS: usize = 200 * 200;
 const SMALL_MAP: usize = 8 * 8;

@@ -13,13 +13,15 @@ use crate::conv::simd::{Isa, Job, Simd};
 use crate::conv::winograd::Map;
 use crate::conv::{ConvShape, map, output_map};
 
-/// Pixels that pay for a copy of the sums, and for one that outgrows a core's own cache.
+/// Pixels that pay for one of the first few copies of the sums, and for one that outgrows a core's own cache; twice as many
+/// pay for any other, since all are merged in the end.
 const COPY_PIXELS: usize = 780;
 const MANY_COPY_PIXELS: usize = 3000;
+const FEW_COPIES: usize = 4;
 /// Tasks for each thread that even out what a thread is slower than another.
 const TASKS: usize = 2;
 /// Most copies.
-const COPIES: usize = 16;
+const COPIES: usize = 8;
 /// Steps that tiles of sums are loaded and stored for, and how many where the sums outgrow a core's own
 /// cache.
 const STEPS: usize = 7;
@@ -156,7 +158,8 @@ impl Plan {
         let parts = height.div_ceil(lines);
         let lines = height.div_ceil(parts);
         let pays = if many { MANY_COPY_PIXELS } else { COPY_PIXELS };
-        let copies = (batch * height * width / pays).clamp(1, COPIES);
+        let paid = batch * height * width / pays;
+        let copies = paid.min(FEW_COPIES).max(paid / 2).clamp(1, COPIES);
         let copies = copies.min(images.blocks() * parts);
         let pieces = (TASKS * rayon::current_num_threads()).div_ceil(copies).min(pairs);
         Self {
@@ -353,6 +356,7 @@ impl Visit<'_> {
                 let channel = first + tile * SIDE;
                 let width = SIDE.min(in_channels - channel);
                 let to = to.wrapping_add((tile * steps + step) * BLOCK);
+                // The same channels of the next step's pixels, each in a place of its own that processors do not expect.
                 for row in ((step + 1) * DEPTH..(step + 2) * DEPTH).step_by(2) {
                     let every = (segment, stride);
                     let (next, _) = self.place(self.maps.input, map, line, row, every, in_channels);
@@ -403,6 +407,7 @@ impl Visit<'_> {
                     let from = self.maps.grad_output;
                     self.place(from, output, line, 2 * j, (0, 1), out_channels)
                 };
+                // The next pixel of these images is fetched meanwhile.
                 let (next, _) = place(j + half);
                 let (from, there) = place(j);
                 let to = to.wrapping_add((half + j) * ROW);
