@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::super::class::{Class, Taps};
 use super::super::winograd::Map;
+use super::minimal;
 use super::unit::{BLOCK, DEPTH, ROW, SIDE, Step};
 
 /// One axis of a correlation, whose taps' offsets are -1, 0 and 1.
@@ -90,6 +91,8 @@ pub(super) struct Terms {
     pub rest: usize,
     /// Taps whose left over channels share a step.
     pub shared: usize,
+    /// Lines of taps are points of [`minimal`].
+    pub minimal: bool,
 }
 
 impl Terms {
@@ -99,7 +102,9 @@ impl Terms {
         let shared = DEPTH.checked_div(rest).map_or(1, |taps| taps.min(3));
         let shared = if alone { shared } else { 1 };
         let (down, across) = (class.vertical.count, class.horizontal.count);
-        Self { down, across, whole: channels / DEPTH, rest, shared }
+        let minimal = alone && class.lines >= minimal::LEAST_LINES;
+        let down = if minimal { minimal::POINTS } else { down };
+        Self { down, across, whole: channels / DEPTH, rest, shared, minimal }
     }
 
     /// Operands that a line of the map is laid out as.
@@ -121,15 +126,29 @@ impl Terms {
         }
     }
 
-    /// Steps before a plane's, if all lines of taps count.
-    pub(super) fn before(&self, plane: usize) -> usize {
-        let rest = if plane > self.whole { self.across.div_ceil(self.shared) } else { 0 };
-        self.down * (self.across * plane.min(self.whole) + rest)
+    /// Steps of a line of a plane.
+    pub(super) fn along(&self, plane: usize) -> usize {
+        self.across.div_ceil(if plane < self.whole { 1 } else { self.shared })
+    }
+
+    /// Steps of a line of all planes before this one.
+    fn before(&self, plane: usize) -> usize {
+        let rest = if plane > self.whole { self.along(self.whole) } else { 0 };
+        self.across * plane.min(self.whole) + rest
+    }
+
+    /// Steps before those of a line of a plane.
+    pub(super) fn place(&self, line: usize, plane: usize) -> usize {
+        if self.minimal {
+            line * self.before(self.planes()) + self.before(plane)
+        } else {
+            self.down * self.before(plane) + line * self.along(plane)
+        }
     }
 
     /// Steps of a sum.
     pub(super) fn count(&self) -> usize {
-        self.before(self.planes())
+        self.down * self.before(self.planes())
     }
 
     /// Channels of a plane.
@@ -167,12 +186,12 @@ impl View {
         self.x.length * images.images
     }
 
-    /// The edges that all of a tile's rows are at.
+    /// The edges that all of a tile's rows are at. Points have lines beyond the edge as zeros.
     pub(super) fn edges(&self, images: Images, line: usize, rows: &Range<usize>) -> Edges {
         let (down, across) = (&self.y.inside, &self.x.inside);
         Edges {
-            top: line < down.start,
-            bottom: line >= down.end,
+            top: !self.terms.minimal && line < down.start,
+            bottom: !self.terms.minimal && line >= down.end,
             left: rows.end <= images.images * across.start,
             right: rows.start >= images.images * across.end,
         }
@@ -252,7 +271,9 @@ impl Lines {
         let View { y, x, terms, .. } = view;
         let mut count = 0;
         let mut b = 0;
-        for line in offsets(&y.taps) {
+        let lines = if terms.minimal { 0..1 } else { offsets(&y.taps) };
+        let top = if terms.minimal { 0 } else { self.reach.start };
+        for line in lines {
             for first in terms.firsts(plane) {
                 let taps = terms.taps(plane, first);
                 let offset = x.taps.offset + taps.start as isize;
@@ -266,7 +287,7 @@ impl Lines {
                     let segment = offset.rem_euclid(step) as usize * self.segment();
                     // A pixel of zeros comes first.
                     let pixel = (offset.div_euclid(step) + 1) as usize * self.images.images * ROW;
-                    let line = (line - self.reach.start) as usize * self.line();
+                    let line = (line - top) as usize * self.line();
                     steps[count] = Step { a: (line + segment + pixel) as u32, b };
                     count += 1;
                 }

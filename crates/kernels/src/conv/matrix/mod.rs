@@ -13,8 +13,11 @@
 
 use super::ConvShape;
 
+mod band;
 mod correlation;
+mod filters;
 mod layout;
+mod minimal;
 mod split;
 mod unit;
 mod weight_gradient;
@@ -27,7 +30,7 @@ pub(super) use weight_gradient::{takes_norm, weight_gradient};
 const LEAST_IMAGES: usize = 6;
 /// Channels from which on the unit's products are faster by more than the layout costs: of both maps
 /// forward, and where the weight's gradient is made.
-const LEAST_CHANNELS: usize = 64;
+const LEAST_CHANNELS: usize = 56;
 const LEAST_CHANNELS_OF_GRADIENT: usize = 40;
 /// The same for all three at stride 2, where Winograd's way does not compete.
 const LEAST_CHANNELS_OF_STRIDE_2: usize = 24;

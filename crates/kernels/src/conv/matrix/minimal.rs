@@ -1,0 +1,72 @@
+//! Winograd's F(4, 3) down the lines of a map: four lines of a correlation with three lines of taps as six products in
+//! place of twelve, after Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2016). Along a line
+//! taps are summed by the definition.
+//!
+//! With `d` six lines of the source and `g` three lines of taps, four lines of the result are
+//! `y = A^T [(G g) * (B^T d)]`, with polynomials evaluated at 0, 3/4, -3/4, 3/2, -3/2 and infinity. These points err
+//! less than the usual 1 and 2, and their squares are exact.
+
+use std::arch::x86_64::*;
+
+/// Lines of the result that are made together.
+pub(super) const OUTPUTS: usize = 4;
+/// Lines of the source that they read, and products.
+pub(super) const POINTS: usize = 6;
+/// Fewest lines of a map that this pays for.
+pub(super) const LEAST_LINES: usize = 3;
+
+const NEAR: f32 = 0.75;
+const FAR: f32 = 1.5;
+const NEAR2: f32 = NEAR * NEAR;
+const FAR2: f32 = FAR * FAR;
+
+/// `B^T d`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn input(d: [__m512; POINTS]) -> [__m512; POINTS] {
+    let splat = |x: f32| _mm512_set1_ps(x);
+    let (near2, far2) = (splat(NEAR2), splat(FAR2));
+    // a - b c
+    let less = |a, b, c| _mm512_fnmadd_ps(b, c, a);
+    let near = (less(d[4], far2, d[2]), less(d[3], far2, d[1]));
+    let far = (less(d[4], near2, d[2]), less(d[3], near2, d[1]));
+    let both = |(even, odd), at| (_mm512_fmadd_ps(at, odd, even), _mm512_fnmadd_ps(at, odd, even));
+    let (near, minus_near) = both(near, splat(NEAR));
+    let (far, minus_far) = both(far, splat(FAR));
+    let end = |a, b, c| _mm512_fmadd_ps(splat(NEAR2 * FAR2), a, less(c, splat(NEAR2 + FAR2), b));
+    [end(d[0], d[2], d[4]), near, minus_near, far, minus_far, end(d[1], d[3], d[5])]
+}
+
+/// `G g`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn taps(g: [__m512; 3]) -> [__m512; POINTS] {
+    let splat = |x: f32| _mm512_set1_ps(x);
+    // `1 / (2 p^2 (p^2 - q^2))` of (g0 + p^2 g2) + p g1 and of their difference.
+    let both = |at: f32, other: f32| {
+        let scale = splat(1.0 / (2.0 * at * at * (at * at - other * other)));
+        let even = _mm512_mul_ps(_mm512_fmadd_ps(splat(at * at), g[2], g[0]), scale);
+        let odd = _mm512_mul_ps(_mm512_mul_ps(splat(at), g[1]), scale);
+        (_mm512_add_ps(even, odd), _mm512_sub_ps(even, odd))
+    };
+    let (near, minus_near) = both(NEAR, FAR);
+    let (far, minus_far) = both(FAR, NEAR);
+    let zero = _mm512_mul_ps(g[0], splat(1.0 / (NEAR2 * FAR2)));
+    [zero, near, minus_near, far, minus_far, g[2]]
+}
+
+/// `A^T m`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn output(m: [__m512; POINTS]) -> [__m512; OUTPUTS] {
+    let splat = |x: f32| _mm512_set1_ps(x);
+    let (near, far) = (_mm512_add_ps(m[1], m[2]), _mm512_add_ps(m[3], m[4]));
+    let (near_odd, far_odd) = (_mm512_sub_ps(m[1], m[2]), _mm512_sub_ps(m[3], m[4]));
+    let both = |a, near, b, far| _mm512_fmadd_ps(splat(a), near, _mm512_mul_ps(splat(b), far));
+    [
+        _mm512_add_ps(m[0], _mm512_add_ps(near, far)),
+        both(NEAR, near_odd, FAR, far_odd),
+        both(NEAR2, near, FAR2, far),
+        _mm512_add_ps(m[5], both(NEAR * NEAR2, near_odd, FAR * FAR2, far_odd)),
+    ]
+}
