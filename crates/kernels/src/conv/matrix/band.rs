@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::layout::{Edges, Images, Lines, View};
 use super::minimal::{self, OUTPUTS, POINTS};
-use super::split::{fetch, load, split, store};
+use super::split::{Together, fetch, load, split, store};
 use super::unit::{BLOCK, DEPTH, ROW, SIDE, SUMS, Step, Unit};
 use crate::conv::epilogue::Finish;
 use crate::conv::simd::{First, Job, Simd, Sixteen, Vector, Whole};
@@ -16,7 +16,7 @@ use crate::conv::winograd::Map;
 const LIST: usize = 9;
 
 /// How many sums are made together, before they are written.
-struct Together {
+struct Sizes {
     /// Tiles of a line, and lines or points.
     across: usize,
     down: usize,
@@ -27,11 +27,11 @@ struct Together {
 
 /// By the definition, the fewer tiles and the more lines, the more of a plane's pixels stay in a core's first cache from
 /// one line to the next.
-const BY_LINES: Together = Together { across: 2, down: 8, columns: 8 };
+const BY_LINES: Sizes = Sizes { across: 2, down: 8, columns: 8 };
 /// At points no line reads what another one has; then many tiles pay for the filters that are fetched for each.
-const BY_POINTS: Together = Together { across: 7, down: POINTS, columns: 4 };
+const BY_POINTS: Sizes = Sizes { across: 7, down: POINTS, columns: 4 };
 
-impl Together {
+impl Sizes {
     /// Room for the sums: there is one tile more at the beginning of a line.
     const fn sums(&self) -> usize {
         (self.across + 1) * self.down * self.columns
@@ -164,7 +164,7 @@ impl Band<'_> {
         columns: Range<usize>,
     ) {
         let minimal = self.lines.terms.minimal;
-        let Together { across, down, .. } = if minimal { BY_POINTS } else { BY_LINES };
+        let Sizes { across, down, .. } = if minimal { BY_POINTS } else { BY_LINES };
         let end = part.view.rows(self.lines.images);
         let mut row = 0;
         while row < end {
@@ -327,9 +327,8 @@ impl Band<'_> {
         let (images, width, depth) = (of.images, of.map.width, self.depth);
         let (segment, plane) = (self.lines.segment(), self.lines.plane());
         let line_len = self.lines.line();
-        // Which lines are on the map.
-        let there: [bool; N] =
-            std::array::from_fn(|i| (0..of.map.height as isize).contains(&(line + i as isize)));
+        let across = width * depth;
+        let lines = Together::<N>::new(line, of.map.height, across);
         // SAFETY: the pixels are on the map, and the line has room for all planes.
         unsafe {
             for i in 0..N * terms.planes() {
@@ -355,7 +354,6 @@ impl Band<'_> {
                     }
                 }
             }
-            let across = width * depth;
             for (n, image) in self.block.clone().enumerate() {
                 let pixel = (image * of.map.height * width) as isize + line * width as isize;
                 let from = self.input.wrapping_offset(pixel * depth as isize);
@@ -371,21 +369,11 @@ impl Band<'_> {
                     })
                 };
                 for x in 0..width {
-                    for i in if N == 1 { 0..1 } else { 2..N } {
-                        for channel in (0..depth).step_by(SIDE) {
-                            fetch(next.wrapping_add(i * across + x * depth + channel));
-                        }
-                    }
+                    lines.fetch(next.wrapping_add(x * depth), depth);
                     let from = from.wrapping_add(x * depth);
                     let to = to.wrapping_add(self.lines.pixel(x) + n * ROW);
-                    let read = |at: usize, len: usize| {
-                        let from = from.wrapping_add(at);
-                        let lines: [__m512; N] = std::array::from_fn(|i| {
-                            let from = from.wrapping_add(i * across);
-                            load(from, if there[i] { len } else { 0 })
-                        });
-                        transform(lines)
-                    };
+                    let read =
+                        |at: usize, n: usize| transform(lines.load(from.wrapping_add(at), n));
                     for i in 0..terms.whole {
                         let low = read(i * DEPTH, SIDE);
                         let high = read(i * DEPTH + SIDE, SIDE);

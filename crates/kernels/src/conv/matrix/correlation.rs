@@ -117,13 +117,8 @@ fn correlate(
     let columns = filters.columns.div_ceil(SIDE);
     let tasks = images.blocks() * bands;
     // Where there are few, several take the same lines, each for some of the channels.
-    let threads = rayon::current_num_threads();
-    let least = TASKS * threads;
-    let (whole_tasks, groups) = if minimal && tasks >= threads {
-        (tasks / threads * threads, threads.min(columns))
-    } else {
-        (0, least.div_ceil(tasks).min(columns))
-    };
+    let least = TASKS * rayon::current_num_threads();
+    let groups = least.div_ceil(tasks).min(columns);
 
     // Floats of a view's operand of 16 columns, and where the operands of each view begin.
     let operand = |view: &View| view.terms.count() * BLOCK / 4;
@@ -146,7 +141,7 @@ fn correlate(
     let to = SharedMut::new(b);
     let planes = lines.terms.planes();
     for_each_task(views.len() * columns * planes, lanes, lane, |task, _| {
-        let (i, column, plane) = (task / planes / columns, task / planes % columns, task % planes);
+        let (i, plane, column) = (task / columns / planes, task / columns % planes, task % columns);
         let view = &views[i];
         let at = starts[i] + column * operand(view);
         let to = to.at(at).cast();
@@ -194,12 +189,9 @@ fn correlate(
             }
         }
     };
-    let all = whole_tasks + (tasks - whole_tasks) * groups;
-    for_each_task(all, lanes, lane, |task, lane| {
-        let (task, columns) = match task.checked_sub(whole_tasks) {
-            None => (task, 0..columns),
-            Some(i) => (whole_tasks + i / groups, part(columns, 1, groups, i % groups)),
-        };
+    for_each_task(tasks * groups, lanes, lane, |task, lane| {
+        let columns = part(columns, 1, groups, task % groups);
+        let task = task / groups;
         let (block, i) = (task / bands, task % bands);
         let (sums, from) = lane.split_at_mut(GROUP * SUMS);
         let job = Band {

@@ -96,13 +96,13 @@ pub(super) struct Terms {
 }
 
 impl Terms {
-    fn new(channels: usize, class: &Class) -> Self {
+    fn new(channels: usize, class: &Class, source: Map) -> Self {
         let rest = channels % DEPTH;
         let alone = class.horizontal.step == 1 && class.spacing == 1;
         let shared = DEPTH.checked_div(rest).map_or(1, |taps| taps.min(3));
         let shared = if alone { shared } else { 1 };
         let (down, across) = (class.vertical.count, class.horizontal.count);
-        let minimal = alone && class.lines >= minimal::LEAST_LINES;
+        let minimal = alone && minimal::pays(source);
         let down = if minimal { minimal::POINTS } else { down };
         Self { down, across, whole: channels / DEPTH, rest, shared, minimal }
     }
@@ -175,7 +175,7 @@ impl View {
         Self {
             y: Axis::new(vertical, lines, source.height),
             x: Axis::new(horizontal, positions, source.width),
-            terms: Terms::new(channels, class),
+            terms: Terms::new(channels, class, source),
             first: [class.first_line, class.first_position],
             spacing: class.spacing,
         }

@@ -8,12 +8,21 @@
 
 use std::arch::x86_64::*;
 
+use crate::conv::winograd::Map;
+
 /// Lines of the result that are made together.
 pub(super) const OUTPUTS: usize = 4;
 /// Lines of the source that they read, and products.
 pub(super) const POINTS: usize = 6;
-/// Fewest lines of a map that this pays for.
-pub(super) const LEAST_LINES: usize = 3;
+/// Fewest lines of a map, and pixels of all, that this pays for: filters and their gradients at the points are twice as
+/// many.
+const LEAST_LINES: usize = 3;
+const LEAST_PIXELS: usize = 1200;
+
+/// Whether half the products are worth their transforms.
+pub(super) fn pays(Map { batch, height, width }: Map) -> bool {
+    height >= LEAST_LINES && batch * height * width >= LEAST_PIXELS
+}
 
 const NEAR: f32 = 0.75;
 const FAR: f32 = 1.5;
@@ -60,13 +69,50 @@ pub(super) fn taps(g: [__m512; 3]) -> [__m512; POINTS] {
 #[target_feature(enable = "avx512f")]
 pub(super) fn output(m: [__m512; POINTS]) -> [__m512; OUTPUTS] {
     let splat = |x: f32| _mm512_set1_ps(x);
-    let (near, far) = (_mm512_add_ps(m[1], m[2]), _mm512_add_ps(m[3], m[4]));
-    let (near_odd, far_odd) = (_mm512_sub_ps(m[1], m[2]), _mm512_sub_ps(m[3], m[4]));
+    let [zero, near, minus_near, far, minus_far, end] = m;
+    let (near, near_odd) = (_mm512_add_ps(near, minus_near), _mm512_sub_ps(near, minus_near));
+    let (far, far_odd) = (_mm512_add_ps(far, minus_far), _mm512_sub_ps(far, minus_far));
     let both = |a, near, b, far| _mm512_fmadd_ps(splat(a), near, _mm512_mul_ps(splat(b), far));
     [
-        _mm512_add_ps(m[0], _mm512_add_ps(near, far)),
+        _mm512_add_ps(zero, _mm512_add_ps(near, far)),
         both(NEAR, near_odd, FAR, far_odd),
         both(NEAR2, near, FAR2, far),
-        _mm512_add_ps(m[5], both(NEAR * NEAR2, near_odd, FAR * FAR2, far_odd)),
+        _mm512_add_ps(end, both(NEAR * NEAR2, near_odd, FAR * FAR2, far_odd)),
+    ]
+}
+
+/// `A y`, for the gradient of the taps, `G^T [(A dy) * (B^T d)]`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn gradient(y: [__m512; OUTPUTS]) -> [__m512; POINTS] {
+    let splat = |x: f32| _mm512_set1_ps(x);
+    let at = |p: f32| {
+        let even = _mm512_fmadd_ps(splat(p * p), y[2], y[0]);
+        let odd = _mm512_mul_ps(splat(p), _mm512_fmadd_ps(splat(p * p), y[3], y[1]));
+        (_mm512_add_ps(even, odd), _mm512_sub_ps(even, odd))
+    };
+    let ((near, minus_near), (far, minus_far)) = (at(NEAR), at(FAR));
+    [y[0], near, minus_near, far, minus_far, y[3]]
+}
+
+/// `G^T m`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn taps_gradient(m: [__m512; POINTS]) -> [__m512; 3] {
+    let splat = |x: f32| _mm512_set1_ps(x);
+    let [zero, near, minus_near, far, minus_far, end] = m;
+    let both = |a, b, at: f32, other: f32| {
+        let scale = splat(1.0 / (2.0 * at * at * (at * at - other * other)));
+        let even = _mm512_mul_ps(scale, _mm512_add_ps(a, b));
+        let odd = _mm512_mul_ps(scale, _mm512_sub_ps(a, b));
+        (even, _mm512_mul_ps(splat(at), odd), _mm512_mul_ps(splat(at * at), even))
+    };
+    let near = both(near, minus_near, NEAR, FAR);
+    let far = both(far, minus_far, FAR, NEAR);
+    let zero = _mm512_mul_ps(zero, splat(1.0 / (NEAR2 * FAR2)));
+    [
+        _mm512_add_ps(zero, _mm512_add_ps(near.0, far.0)),
+        _mm512_add_ps(near.1, far.1),
+        _mm512_add_ps(end, _mm512_add_ps(near.2, far.2)),
     ]
 }

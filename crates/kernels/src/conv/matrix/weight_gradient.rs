@@ -4,7 +4,8 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::layout::{Images, as_steps};
-use super::split::{fetch, lanes, load, split_pair, store, store_transposed};
+use super::minimal::{self, OUTPUTS, POINTS};
+use super::split::{Together, lanes, load, split_pair, store, store_transposed};
 use super::unit::{BLOCK, DEPTH, ROW, SIDE, SUMS, Step, Unit};
 use crate::Scratch;
 use crate::conv::columns::{ByColumns, InputGradient};
@@ -49,12 +50,12 @@ pub(in crate::conv) fn weight_gradient(
     let Plan { images, copies, pieces, .. } = plan;
     assert!(norm.is_none() || pieces == 1, "several tasks would each make the gradient of a line");
 
-    let copy_len = plan.pairs * plan.columns * TAPS * 2 * SUMS;
+    let copy_len = plan.pairs * plan.columns * plan.taps() * 2 * SUMS;
     let pairs = |piece: usize| part(plan.pairs, 1, pieces, piece);
     let widest = plan.pairs.div_ceil(pieces);
-    let steps_len = (2 * TAPS * plan.lines * plan.steps).next_multiple_of(16);
+    let steps_len = (2 * plan.taps() * plan.longest * plan.steps).next_multiple_of(16);
     let left_len = plan.slots() * plan.stride * 2 * widest * plan.steps * BLOCK / 4;
-    let right_len = plan.lines * plan.columns * plan.right_plane() / 4;
+    let right_len = plan.right_lines() * plan.columns * plan.right_plane() / 4;
     let fits = u32::try_from(4 * left_len.max(right_len)).is_ok();
     assert!(fits, "lines of {left_len} and {right_len} floats are too long");
     let lane = lane_len(steps_len + left_len + right_len);
@@ -66,15 +67,11 @@ pub(in crate::conv) fn weight_gradient(
         let (steps, lane) = lane.split_at_mut(steps_len);
         let (left, right) = lane.split_at_mut(left_len);
         let visits = part(images.blocks() * plan.parts, 1, copies, copy);
-        let mut laid_out = 0;
         for visit in visits.clone() {
             let (block, i) = (images.block(visit / plan.parts), visit % plan.parts);
-            let lines = part(plan.output.height, 1, plan.parts, i);
-            if visit == visits.start || i == 0 {
-                laid_out = (lines.start * plan.stride).saturating_sub(1);
-            }
-            let last = ((lines.end - 1) * plan.stride + 2).min(images.map.height);
+            let units = part(plan.units, 1, plan.parts, i);
             if let Some(norm) = norm {
+                let lines = plan.output_lines(&units);
                 for image in block.clone() {
                     let at = |line: usize| (image * plan.output.height + line) * plan.output.width;
                     let rows = norm.part(at(lines.start)..at(lines.end));
@@ -82,11 +79,16 @@ pub(in crate::conv) fn weight_gradient(
                     unsafe { isa.run(ByColumns(rows)) };
                 }
             }
+            // Lines that the visit before has laid out are still there.
+            let first = (units.start * plan.stride).saturating_sub(1);
+            let first =
+                if visit == visits.start || i == 0 { first } else { first + 3 - plan.stride };
+            let last = ((units.end - 1) * plan.stride + 2).min(images.map.height);
             let job = Visit {
                 plan,
                 block,
-                new: laid_out..last,
-                lines,
+                new: first..last,
+                units,
                 maps,
                 left: left.as_mut_ptr().cast(),
                 right: right.as_mut_ptr().cast(),
@@ -95,7 +97,6 @@ pub(in crate::conv) fn weight_gradient(
                 sums: shared.at(copy * copy_len),
                 accumulate: visit > visits.start,
             };
-            laid_out = last;
             // SAFETY: the lane has room for the visit, and these pairs of this copy are this task's.
             unsafe { isa.run(job) };
         }
@@ -103,8 +104,10 @@ pub(in crate::conv) fn weight_gradient(
     let sums = &*sums;
 
     let to = SharedMut::new(grad_weight);
-    for_each_task(plan.pairs * TAPS, lanes, lane, |task, _| {
-        let (pair, tap) = (task / TAPS, task % TAPS);
+    // A task for each tap, or for each column of taps, whose three are made of the same sums.
+    let taps = if plan.minimal { 3 } else { TAPS };
+    for_each_task(plan.pairs * taps, lanes, lane, |task, _| {
+        let (pair, tap) = (task / taps, task % taps);
         let job = Merge { plan, shape, sums: sums.as_ptr(), copy_len, pair, tap, to: to.at(0) };
         // SAFETY: these channels' gradients for this tap are this task's.
         unsafe { isa.run(job) };
@@ -134,9 +137,13 @@ struct Plan {
     steps: usize,
     /// Steps that a tile of sums is loaded and stored for.
     stretch: usize,
-    /// Visits of a block, and lines of the longest.
+    /// Whether four lines of the output are taken together, at the points of [`minimal`].
+    minimal: bool,
+    /// Lines of the output, or fours of them.
+    units: usize,
+    /// Visits of a block, and units of the longest.
     parts: usize,
-    lines: usize,
+    longest: usize,
     /// Copies of the sums, each of which takes a range of the visits.
     copies: usize,
     /// Parts of a copy's input channels, each a task. The sums are the same in any case.
@@ -154,9 +161,10 @@ impl Plan {
         let steps = (width * images.images).div_ceil(DEPTH);
         let many = pairs * columns * TAPS * 2 * SUMS > MANY_SUMS;
         let stretch = if many { MANY_STEPS } else { STEPS };
-        let lines = stretch.div_ceil(steps);
-        let parts = height.div_ceil(lines);
-        let lines = height.div_ceil(parts);
+        let minimal = stride == 1 && minimal::pays(output);
+        let units = if minimal { height.div_ceil(OUTPUTS) } else { height };
+        let parts = units.div_ceil(stretch.div_ceil(steps));
+        let longest = units.div_ceil(parts);
         let pays = if many { MANY_COPY_PIXELS } else { COPY_PIXELS };
         let paid = batch * height * width / pays;
         let copies = paid.min(FEW_COPIES).max(paid / 2).clamp(1, COPIES);
@@ -172,16 +180,34 @@ impl Plan {
             columns,
             steps,
             stretch,
+            minimal,
+            units,
             parts,
-            lines,
+            longest,
             copies,
             pieces,
         }
     }
 
-    /// Lines of the left operand that are held: those that a visit's lines are made of.
+    /// Taps, or three taps of a line for each point.
+    fn taps(&self) -> usize {
+        if self.minimal { 3 * POINTS } else { TAPS }
+    }
+
+    /// Lines of the output that units are.
+    fn output_lines(&self, units: &Range<usize>) -> Range<usize> {
+        let each = if self.minimal { OUTPUTS } else { 1 };
+        units.start * each..(units.end * each).min(self.output.height)
+    }
+
+    /// Lines of the left operand that are held: those that a visit's units are made of.
     fn slots(&self) -> usize {
-        (self.lines - 1) * self.stride + 3
+        if self.minimal { self.longest * POINTS } else { (self.longest - 1) * self.stride + 3 }
+    }
+
+    /// Lines of the right operand.
+    fn right_lines(&self) -> usize {
+        self.longest * if self.minimal { POINTS } else { 1 }
     }
 
     /// Bytes of 16 columns of a line of the right operand: pairs of rows, with a pixel of zeros on either
@@ -205,12 +231,12 @@ unsafe impl Send for Maps {}
 // SAFETY: as above.
 unsafe impl Sync for Maps {}
 
-/// Some lines of a block of images, added to some of the sums.
+/// Some units of a block of images, added to some of the sums.
 struct Visit<'a> {
     plan: Plan,
     block: Range<usize>,
-    lines: Range<usize>,
-    /// Lines of the input that earlier visits have not laid out.
+    units: Range<usize>,
+    /// Lines of the input that earlier visits have not laid out, for units of a line.
     new: Range<usize>,
     maps: Maps,
     /// `[slot][place modulo the stride][tile of channels][step]` blocks of 16 channels by 32 rows.
@@ -240,15 +266,25 @@ impl Visit<'_> {
         let Plan { steps, columns, .. } = self.plan;
         // SAFETY: passed on to the caller.
         unsafe {
-            for line in self.new.clone() {
-                self.lay_out_left(line);
+            if self.plan.minimal {
+                for (i, unit) in self.units.clone().enumerate() {
+                    let (line, slot) = (unit * OUTPUTS, i * POINTS);
+                    self.lay_out_left(line as isize - 1, slot, |lines| minimal::input(lines));
+                    self.lay_out_right(line, slot, |lines| minimal::gradient(lines));
+                }
+            } else {
+                for line in self.new.clone() {
+                    let slot = line % self.plan.slots();
+                    self.lay_out_left(line as isize, slot, |line: [_; 1]| line);
+                }
+                for (i, line) in self.units.clone().enumerate() {
+                    self.lay_out_right(line, i, |line: [_; 1]| line);
+                }
             }
-            for line in self.lines.clone() {
-                self.lay_out_right(line);
-            }
-            let list = self.plan.lines * steps;
-            let mut counts = [0; TAPS];
-            for (tap, count) in counts.iter_mut().enumerate() {
+            let list = self.plan.longest * steps;
+            let taps = self.plan.taps();
+            let mut counts = [0; 3 * POINTS];
+            for (tap, count) in counts.iter_mut().enumerate().take(taps) {
                 *count = self.list(tap, tap * list);
             }
             let unit = Unit::new();
@@ -260,10 +296,10 @@ impl Visit<'_> {
                     let b = self.right.wrapping_add(column * self.plan.right_plane());
                     for start in (0..list).step_by(self.plan.stretch) {
                         let accumulate = self.accumulate || start > 0;
-                        for tap in 0..TAPS {
+                        for tap in 0..taps {
                             let end = counts[tap].min(start + self.plan.stretch);
                             let steps = &self.steps[tap * list..][start.min(end)..end];
-                            let at = ((pair * columns + column) * TAPS + tap) * 2 * SUMS;
+                            let at = ((pair * columns + column) * taps + tap) * 2 * SUMS;
                             let c = self.sums.wrapping_add(at);
                             if tall {
                                 unit.pair(steps, a, plane, b, c, accumulate);
@@ -287,7 +323,7 @@ impl Visit<'_> {
         2 * self.pairs.len() * self.plan.steps * BLOCK
     }
 
-    /// Writes the steps of a tap from `at` on and returns how many there are, without those whose
+    /// Writes the steps of a tap, or of a point and a tap of a line, from `at` on and returns how many there are, without those whose
     /// gradients lie all beside the map.
     fn list(&mut self, tap: usize, at: usize) -> usize {
         let Plan { images, output, stride, steps, columns, .. } = self.plan;
@@ -300,11 +336,16 @@ impl Visit<'_> {
         };
         let half = images.images / 2;
         let mut count = 0;
-        for line in self.lines.clone() {
-            let from = (line * stride + vertical).checked_sub(1);
-            let Some(from) = from.filter(|&l| l < images.map.height) else { continue };
-            let a = from % self.plan.slots() * self.left_line() + segment * self.left_segment();
-            let b = (line - self.lines.start) * columns * self.plan.right_plane();
+        for (i, unit) in self.units.clone().enumerate() {
+            let (slot, right) = if self.plan.minimal {
+                (i * POINTS + vertical, i * POINTS + vertical)
+            } else {
+                let from = (unit * stride + vertical).checked_sub(1);
+                let Some(from) = from.filter(|&l| l < images.map.height) else { continue };
+                (from % self.plan.slots(), i)
+            };
+            let a = slot * self.left_line() + segment * self.left_segment();
+            let b = right * columns * self.plan.right_plane();
             for step in 0..steps {
                 let row = step * SIDE + (1 - shift) as usize * half;
                 if row + SIDE <= half || row >= half * (output.width + 1) {
@@ -318,14 +359,14 @@ impl Visit<'_> {
         count
     }
 
-    /// The first of the channels at row `row` of a line, which has every `step`-th pixel from `first` on, and how many
+    /// The first of the channels at row `row` of a line, which may be off the map and has every `step`-th pixel from `first` on, and how many
     /// images are there from that row's on.
     #[inline(always)]
     fn place(
         &self,
         of: *const f32,
         map: Map,
-        line: usize,
+        line: isize,
         row: usize,
         (first, step): (usize, usize),
         channels: usize,
@@ -335,68 +376,95 @@ impl Visit<'_> {
         if x >= map.width || n >= self.block.len() {
             return (of, 0);
         }
-        let pixel = ((self.block.start + n) * map.height + line) * map.width + x;
-        (of.wrapping_add(pixel * channels), self.block.len() - n)
+        let line = ((self.block.start + n) * map.height) as isize + line;
+        let pixel = line * map.width as isize + x as isize;
+        (of.wrapping_offset(pixel * channels as isize), self.block.len() - n)
     }
 
-    /// A line of the input, channels by rows.
+    /// What lines of the input are transformed to, channels by rows, as lines of the left operand from `slot` on.
     ///
     /// # Safety
     /// As in `compute`.
+    #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma")]
-    unsafe fn lay_out_left(&self, line: usize) {
+    unsafe fn lay_out_left<const IN: usize, const OUT: usize>(
+        &self,
+        line: isize,
+        slot: usize,
+        transform: impl Fn([__m512; IN]) -> [__m512; OUT],
+    ) {
         let Plan { images: Images { map, .. }, stride, in_channels, steps, .. } = self.plan;
-        let image = map.height * map.width * in_channels;
-        let to = self.left.wrapping_add(line % self.plan.slots() * self.left_line());
+        let across = map.width * in_channels;
+        let image = map.height * across;
+        let lines = Together::<IN>::new(line, map.height, across);
+        let to = self.left.wrapping_add(slot * self.left_line());
         let first = 2 * self.pairs.start * SIDE;
         let tiles = (2 * self.pairs.len()).min((in_channels - first).div_ceil(SIDE));
         for (segment, step) in (0..stride).flat_map(|i| (0..steps).map(move |step| (i, step))) {
             let to = to.wrapping_add(segment * self.left_segment());
+            // Pairs of images of this step's pixels and of the next step's, each in a place of its own.
+            let place = |row: usize| {
+                self.place(self.maps.input, map, line, row, (segment, stride), in_channels)
+            };
+            let pairs: [_; SIDE] = std::array::from_fn(|j| place(step * DEPTH + 2 * j));
+            for j in 0..SIDE {
+                let (next, _) = place((step + 1) * DEPTH + 2 * j);
+                let next = next.wrapping_add(first);
+                let n = tiles * SIDE;
+                lines.fetch(next, n);
+                lines.fetch(next.wrapping_add(image), n);
+            }
             for tile in 0..tiles {
                 let channel = first + tile * SIDE;
                 let width = SIDE.min(in_channels - channel);
                 let to = to.wrapping_add((tile * steps + step) * BLOCK);
-                // The same channels of the next step's pixels, each in a place of its own that processors do not expect.
-                for row in ((step + 1) * DEPTH..(step + 2) * DEPTH).step_by(2) {
-                    let every = (segment, stride);
-                    let (next, _) = self.place(self.maps.input, map, line, row, every, in_channels);
-                    fetch(next.wrapping_add(channel));
-                    fetch(next.wrapping_add(image + channel));
-                }
                 // SAFETY: only pixels and channels on the map are read, and the line has room.
                 unsafe {
-                    let mut upper = [_mm512_setzero_si512(); SIDE];
+                    let mut upper = [[_mm512_setzero_si512(); SIDE]; OUT];
                     let mut lower = upper;
-                    for j in 0..SIDE {
-                        let row = step * DEPTH + 2 * j;
-                        let every = (segment, stride);
-                        let (from, there) =
-                            self.place(self.maps.input, map, line, row, every, in_channels);
-                        let from = from.wrapping_add(channel);
-                        let even = load(from, if there > 0 { width } else { 0 });
-                        let odd = load(from.wrapping_add(image), if there > 1 { width } else { 0 });
-                        (upper[j], lower[j]) = split_pair(even, odd);
+                    for (j, (from, images)) in pairs.into_iter().enumerate() {
+                        let read = |i: usize| {
+                            let from = from.wrapping_add(i * image + channel);
+                            transform(lines.load(from, if images > i { width } else { 0 }))
+                        };
+                        let (even, odd) = (read(0), read(1));
+                        for i in 0..OUT {
+                            (upper[i][j], lower[i][j]) = split_pair(even[i], odd[i]);
+                        }
                     }
-                    store_transposed(upper, lower, to);
+                    for i in 0..OUT {
+                        let to = to.wrapping_add(i * self.left_line());
+                        store_transposed(upper[i], lower[i], to);
+                    }
                 }
             }
         }
     }
 
-    /// A line of the output's gradient, pairs of rows by channels.
+    /// What lines of the output's gradient are transformed to, pairs of rows by channels, as lines of the right operand from
+    /// `slot` on.
     ///
     /// # Safety
     /// As in `compute`.
+    #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma")]
-    unsafe fn lay_out_right(&self, line: usize) {
+    unsafe fn lay_out_right<const IN: usize, const OUT: usize>(
+        &self,
+        line: usize,
+        slot: usize,
+        transform: impl Fn([__m512; IN]) -> [__m512; OUT],
+    ) {
         let Plan { images, output, out_channels, columns, .. } = self.plan;
         let plane = self.plan.right_plane();
-        let image = output.height * output.width * out_channels;
-        let to = self.right.wrapping_add((line - self.lines.start) * columns * plane);
+        let across = output.width * out_channels;
+        let image = output.height * across;
+        let line = line as isize;
+        let lines = Together::<IN>::new(line, output.height, across);
+        let to = self.right.wrapping_add(slot * columns * plane);
         let half = images.images / 2;
         // SAFETY: only pixels and channels on the map are read, and the line has room.
         unsafe {
-            for column in 0..columns {
+            for column in 0..OUT * columns {
                 let to = to.wrapping_add(column * plane);
                 to.write_bytes(0, half * ROW);
                 let end = (half + half * output.width) * ROW;
@@ -404,29 +472,33 @@ impl Visit<'_> {
             }
             for j in 0..half * output.width {
                 let place = |j| {
-                    let from = self.maps.grad_output;
-                    self.place(from, output, line, 2 * j, (0, 1), out_channels)
+                    self.place(self.maps.grad_output, output, line, 2 * j, (0, 1), out_channels)
                 };
                 // The next pixel of these images is fetched meanwhile.
                 let (next, _) = place(j + half);
-                let (from, there) = place(j);
+                lines.fetch(next, out_channels);
+                lines.fetch(next.wrapping_add(image), out_channels);
+                let (from, images) = place(j);
                 let to = to.wrapping_add((half + j) * ROW);
                 for column in 0..columns {
                     let channel = column * SIDE;
                     let width = SIDE.min(out_channels - channel);
-                    let from = from.wrapping_add(channel);
-                    fetch(next.wrapping_add(channel));
-                    fetch(next.wrapping_add(image + channel));
-                    let even = load(from, if there > 0 { width } else { 0 });
-                    let odd = load(from.wrapping_add(image), if there > 1 { width } else { 0 });
-                    store(split_pair(even, odd), to.wrapping_add(column * plane));
+                    let read = |i: usize| {
+                        let from = from.wrapping_add(i * image + channel);
+                        transform(lines.load(from, if images > i { width } else { 0 }))
+                    };
+                    let (even, odd) = (read(0), read(1));
+                    for i in 0..OUT {
+                        let to = to.wrapping_add((i * columns + column) * plane);
+                        store(split_pair(even[i], odd[i]), to);
+                    }
                 }
             }
         }
     }
 }
 
-/// The copies' sums of 32 input channels and a tap, added to the gradient.
+/// The copies' sums of 32 input channels and a tap, or all of a column of taps, added to the gradient.
 struct Merge<'a> {
     plan: Plan,
     shape: &'a ConvShape,
@@ -450,26 +522,65 @@ impl Merge<'_> {
     /// The machine has AVX-512, and the fields' buffers are there.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma")]
     unsafe fn compute(&self) {
-        let Plan { in_channels, out_channels, columns, copies, .. } = self.plan;
+        let Plan { in_channels, out_channels, columns, .. } = self.plan;
         let first = 2 * self.pair * SIDE;
         for column in 0..columns {
             let width = SIDE.min(out_channels - column * SIDE);
-            let at = ((self.pair * columns + column) * TAPS + self.tap) * 2 * SUMS;
             for row in 0..(2 * SIDE).min(in_channels - first) {
-                let from = self.sums.wrapping_add(at + row * SIDE);
-                let channel = self.tap * self.shape.full_in + first + row;
-                let to = self.to.wrapping_add(channel * self.shape.full_out + column * SIDE);
                 // SAFETY: the sums are there, and only active channels' gradients are touched.
                 unsafe {
-                    let mut sum = load(from, SIDE);
-                    for copy in 1..copies {
-                        sum =
-                            _mm512_add_ps(sum, load(from.wrapping_add(copy * self.copy_len), SIDE));
+                    let sum = |tap| self.sum((column, tap), row);
+                    if self.plan.minimal {
+                        let sums = std::array::from_fn(|point| sum(3 * point + self.tap));
+                        let taps = minimal::taps_gradient(sums);
+                        for (line, gradient) in taps.into_iter().enumerate() {
+                            self.add(3 * line + self.tap, first + row, (column, width), gradient);
+                        }
+                    } else {
+                        self.add(self.tap, first + row, (column, width), sum(self.tap));
                     }
-                    let sum = _mm512_add_ps(sum, load(to, width));
-                    _mm512_mask_storeu_ps(to, lanes(width), sum);
                 }
             }
+        }
+    }
+
+    /// All copies' sums of a row.
+    ///
+    /// # Safety
+    /// As in `compute`.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma")]
+    unsafe fn sum(&self, (column, tap): (usize, usize), row: usize) -> __m512 {
+        let Plan { columns, copies, .. } = self.plan;
+        let at = ((self.pair * columns + column) * self.plan.taps() + tap) * 2 * SUMS;
+        let from = self.sums.wrapping_add(at + row * SIDE);
+        // SAFETY: passed on to the caller.
+        unsafe {
+            let mut sum = load(from, SIDE);
+            for copy in 1..copies {
+                sum = _mm512_add_ps(sum, load(from.wrapping_add(copy * self.copy_len), SIDE));
+            }
+            sum
+        }
+    }
+
+    /// # Safety
+    /// As in `compute`.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma")]
+    unsafe fn add(
+        &self,
+        tap: usize,
+        input: usize,
+        (column, width): (usize, usize),
+        gradient: __m512,
+    ) {
+        let channel = tap * self.shape.full_in + input;
+        let to = self.to.wrapping_add(channel * self.shape.full_out + column * SIDE);
+        // SAFETY: passed on to the caller.
+        unsafe {
+            let sum = _mm512_add_ps(gradient, load(to, width));
+            _mm512_mask_storeu_ps(to, lanes(width), sum);
         }
     }
 }
