@@ -4,6 +4,9 @@
 //! the sum of two of bf16 to 17 bits, so three products of halves make one that errs by 4.3e-6 where bits are
 //! random, somewhat more than Winograd's transforms do, and it needs no transforms (`split`).
 //!
+//! At stride 1 six lines of the source are laid out as what they are at the points of Winograd's F(4, 3), so that four lines of
+//! the result take half of the products, for twice the error (`minimal`); taps of a line are summed by the definition.
+//!
 //! Forward, a tile's 16 rows are a pixel of 16 images (or two of 8): rows of neighbouring pixels are at one
 //! distance, and taps beyond the edge are tiles that are left out. Lines of the map are laid out
 //! that way, split into halves, in a core's own cache (`layout`, `correlation`). The weight gradient sums over
@@ -30,7 +33,10 @@ pub(super) use weight_gradient::{takes_norm, weight_gradient};
 const LEAST_IMAGES: usize = 6;
 /// Channels from which on the unit's products are faster by more than the layout costs: of both maps
 /// forward, and where the weight's gradient is made.
-const LEAST_CHANNELS: usize = 56;
+const LEAST_CHANNELS: usize = 48;
+/// The same where they fill steps of the unit's depth without a rest, on maps from so many pixels on.
+const LEAST_WHOLE_CHANNELS: usize = unit::DEPTH;
+const LARGE_MAP: usize = 24 * 24;
 const LEAST_CHANNELS_OF_GRADIENT: usize = 40;
 /// The same for all three at stride 2, where Winograd's way does not compete.
 const LEAST_CHANNELS_OF_STRIDE_2: usize = 24;
@@ -45,12 +51,14 @@ const SMALL_MAP: usize = 8 * 8;
 
 /// Whether the output of a convolution and the gradient of its input are made here.
 pub(super) fn correlates(shape: &ConvShape) -> bool {
-    let ConvShape { batch, in_channels, out_channels, kernel, stride, .. } = *shape;
+    let ConvShape { batch, height, width, in_channels, out_channels, kernel, stride, .. } = *shape;
     let least = in_channels.min(out_channels);
+    let whole = in_channels % LEAST_WHOLE_CHANNELS == 0 && out_channels % LEAST_WHOLE_CHANNELS == 0;
+    let enough = least >= LEAST_CHANNELS || whole && height * width >= LARGE_MAP;
     kernel == 3
         && batch >= LEAST_IMAGES
         && match stride {
-            1 => least >= LEAST_CHANNELS && in_channels * out_channels <= MOST_WEIGHTS,
+            1 => enough && in_channels * out_channels <= MOST_WEIGHTS,
             2 => least >= LEAST_CHANNELS_OF_STRIDE_2,
             _ => false,
         }
