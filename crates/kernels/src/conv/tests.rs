@@ -265,8 +265,16 @@ fn layers_for_a_matrix_unit() {
         ([9, 15, 15], [136, 200]),
         // Two copies of a gradient that outgrows a core's own cache.
         ([32, 14, 14], [128, 240]),
-        // Bands of more lines than are summed together, at both strides.
+        // Bands of more lines than are summed together: both strides, and one by lines at stride 1.
         ([17, 60, 3], [64, 80]),
+        ([17, 35, 2], [64, 80]),
+        // Maps large enough for points, of every number of lines modulo four: with rests of channels, a last
+        // tile that is alone, a block that is not full, and the fewest channels.
+        ([16, 3, 26], [48, 50]),
+        ([34, 5, 8], [80, 65]),
+        ([9, 6, 30], [104, 72]),
+        ([8, 13, 13], [97, 66]),
+        ([6, 24, 25], [32, 64]),
         // Gradients that only a small map has made there.
         ([9, 5, 6], [216, 200]),
     ] {
@@ -279,6 +287,7 @@ fn layers_for_a_matrix_unit() {
 fn all_columns_in_one_task_of_a_matrix_unit() {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a thread");
     pool.install(|| Case::new(shape([20, 6, 6], [72, 264], [3, 1])).check());
+    pool.install(|| Case::new(shape([34, 6, 6], [72, 264], [3, 1])).check());
     pool.install(|| Case::new(shape([8, 9, 9], [136, 200], [3, 2])).check());
 }
 
@@ -348,6 +357,8 @@ fn errors_are_as_small_as_documented() {
         ([8, 14, 14], [256, 256], [3, 1], 4e-6),
         ([8, 7, 7], [512, 512], [3, 1], 4e-6),
         ([32, 14, 14], [64, 72], [3, 1], 4e-6),
+        ([8, 28, 28], [32, 32], [3, 1], 4e-6),
+        ([8, 28, 28], [48, 56], [3, 1], 4e-6),
         ([16, 28, 28], [1, 32], [3, 1], 4e-6),
         ([4, 14, 14], [64, 128], [3, 2], 1e-6),
         ([8, 14, 14], [64, 128], [3, 2], 1e-6),
@@ -380,7 +391,8 @@ fn errors_are_as_small_as_documented() {
                 rms(&dw, &|at| reference::weight_gradient_at(shape, x, dy, at)),
             ];
             let unit = correlates_by_matrix(isa, shape) || sums_by_matrix(isa, shape);
-            let unit_bound = if shape.stride == 1 { 1.1e-5 } else { 5e-6 };
+            let pixels = shape.batch * shape.height * shape.width;
+            let unit_bound = if shape.stride == 1 && pixels >= 1200 { 1.1e-5 } else { 5e-6 };
             let (bound, name) = (if unit { unit_bound } else { bound }, isa.name());
             let fine = errors.iter().all(|e| *e < bound);
             assert!(fine, "{shape:?}, {name}: {errors:?} against {bound}");

@@ -355,7 +355,8 @@ fn check_batch(
 /// As initialised. The gradients' error is presumably that of a few activations within rounding of zero,
 /// which one arithmetic lets through and the other does not; plain f32 has it too. Which they are would
 /// differ with the instruction set, and whether there are any; so these bounds catch gross errors only.
-const INITIALISED: Bounds = Bounds { logits: 1e-4, gradients: 0.1, median: 0.1, worst: 0.15 };
+// Logits of 1e-4 were 1.8e-4 with half the products on the matrix unit, of batches of 8.
+const INITIALISED: Bounds = Bounds { logits: 3e-4, gradients: 0.1, median: 0.1, worst: 0.15 };
 /// Away from zero: rounding alone. The worst are gradients of biases that all but cancel.
 // A median of 1e-4 was 1.1e-4 with the matrix unit, of batches of 8.
 const SHIFTED: Bounds = Bounds { logits: 2e-6, gradients: 1e-6, median: 3e-4, worst: 5e-3 };

@@ -28,8 +28,8 @@ struct Sizes {
 /// By the definition, the fewer tiles and the more lines, the more of a plane's pixels stay in a core's first cache from
 /// one line to the next.
 const BY_LINES: Sizes = Sizes { across: 2, down: 8, columns: 8 };
-/// At points no line reads what another one has; then many tiles pay for the filters that are fetched for each.
-const BY_POINTS: Sizes = Sizes { across: 7, down: POINTS, columns: 4 };
+/// At points no line reads what another one has; then many tiles pay for the filters that are read for each group.
+const BY_POINTS: Sizes = Sizes { across: 14, down: POINTS, columns: 4 };
 
 impl Sizes {
     /// Room for the sums: there is one tile more at the beginning of a line.
@@ -108,7 +108,7 @@ pub(super) struct Band<'a> {
     pub result: Map,
     pub channels: usize,
     pub finish: Finish,
-    /// Whether filters are fetched ahead, since they outgrow a core's own cache.
+    /// Whether filters at points are fetched ahead, since they outgrow a core's own cache.
     pub fetch: bool,
 }
 
@@ -329,7 +329,8 @@ impl Band<'_> {
         let line_len = self.lines.line();
         let across = width * depth;
         let lines = Together::<N>::new(line, of.map.height, across);
-        // SAFETY: the pixels are on the map, and the line has room for all planes.
+        // SAFETY: lines that are not on the map are not read (`Together`), the others' pixels are there, and at `to` there is
+        // room for all planes of `N` lines.
         unsafe {
             for i in 0..N * terms.planes() {
                 let (point, i) = (i / terms.planes(), i % terms.planes());

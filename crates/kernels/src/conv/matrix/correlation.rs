@@ -19,7 +19,7 @@ use crate::conv::{ConvShape, map, output_map};
 use crate::norm::merge_moments;
 use crate::tile::as_doubles;
 
-/// Bytes of a band of lines, which with the filters of some columns and their sums stays in a core's own cache.
+/// Bytes of a band of lines by the definition, which with the filters of some columns and their sums stays in a core's own cache.
 const BAND_BYTES: usize = 900 << 10;
 /// Lines of a band that may outgrow that: those around a band are laid out twice.
 const LEAST_BAND: usize = 4;
@@ -112,8 +112,7 @@ fn correlate(
             part(height, 1, bands, i)
         }
     };
-    let tallest = height.div_ceil(bands);
-    let held = if minimal { POINTS } else { lines.read(tallest) };
+    let held = if minimal { POINTS } else { lines.read(height.div_ceil(bands)) };
     let columns = filters.columns.div_ceil(SIDE);
     let tasks = images.blocks() * bands;
     // Where there are few, several take the same lines, each for some of the channels.
@@ -210,7 +209,7 @@ fn correlate(
             finish,
             fetch: b.len() > FILTERS,
         };
-        // SAFETY: the lane has room for the tallest band, and these channels of its pixels are this task's.
+        // SAFETY: the lane has room for the tallest band's lines, or for six at points, and these channels of its pixels are this task's.
         unsafe { isa.run(job) };
         if moments > 0 {
             moments_of(block, i, columns);

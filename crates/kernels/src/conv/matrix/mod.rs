@@ -1,20 +1,21 @@
-//! 3 x 3 convolutions of stride 1 and 2 on the matrix unit of x86-64 servers (AMX), by the definition.
+//! 3 x 3 convolutions of stride 1 and 2 on the matrix unit of x86-64 servers (AMX).
 //!
 //! The unit multiplies matrices of bf16, 16 times as fast as the vector unit multiplies f32. A number is
 //! the sum of two of bf16 to 17 bits, so three products of halves make one that errs by 4.3e-6 where bits are
-//! random, somewhat more than Winograd's transforms do, and it needs no transforms (`split`).
+//! random, somewhat more than Winograd's transforms do, and by the definition it needs no transforms (`split`).
 //!
-//! At stride 1 six lines of the source are laid out as what they are at the points of Winograd's F(4, 3), so that four lines of
-//! the result take half of the products, for twice the error (`minimal`); taps of a line are summed by the definition.
+//! Where maps are large enough, stride 1 goes a way between the definition and Winograd's: six lines of the source are laid out
+//! as what they are at the points of F(4, 3), so that four lines of the result take half of the products, for twice the error
+//! (`minimal`); taps of a line are summed by the definition.
 //!
 //! Forward, a tile's 16 rows are a pixel of 16 images (or two of 8): rows of neighbouring pixels are at one
-//! distance, and taps beyond the edge are tiles that are left out. Lines of the map are laid out
-//! that way, split into halves, in a core's own cache (`layout`, `correlation`). The weight gradient sums over
+//! distance, and taps beyond the edge are tiles that are left out (at the points only those to the left and right). Lines of the map are laid out
+//! that way, split into halves, in a core's own cache (`layout`, `band`, `correlation`). The weight gradient sums over
 //! rows, so there the input is laid out channels by rows (`weight_gradient`). At stride 2 a line's even and odd
 //! pixels lie apart, so that what a tap reads are neighbours again; the data gradient is four correlations of
 //! one layout, for the pixels of even and odd lines and places.
 
-use super::ConvShape;
+use super::{ConvShape, map};
 
 mod band;
 mod correlation;
@@ -31,16 +32,18 @@ pub(super) use weight_gradient::{takes_norm, weight_gradient};
 
 /// Fewest images: with fewer, tiles are mostly empty.
 const LEAST_IMAGES: usize = 6;
-/// Channels from which on the unit's products are faster by more than the layout costs: of both maps
-/// forward, and where the weight's gradient is made.
-const LEAST_CHANNELS: usize = 48;
-/// The same where they fill steps of the unit's depth without a rest, on maps from so many pixels on.
+/// Channels of both maps from which on the unit's products are faster forward by more than the layout costs: by the definition,
+/// and at the points.
+const LEAST_CHANNELS: usize = 64;
+const LEAST_CHANNELS_AT_POINTS: usize = 48;
+/// Fewer do at the points where they fill steps of the unit's depth without a rest, on a map of so many pixels.
 const LEAST_WHOLE_CHANNELS: usize = unit::DEPTH;
 const LARGE_MAP: usize = 24 * 24;
+/// Channels of both maps from which on the weight's gradient is faster on the unit.
 const LEAST_CHANNELS_OF_GRADIENT: usize = 40;
 /// The same for all three at stride 2, where Winograd's way does not compete.
 const LEAST_CHANNELS_OF_STRIDE_2: usize = 24;
-/// Channels of a layer whose filters, split into halves, outgrow the caches: there Winograd's fewer
+/// Product of the channels of a layer whose filters, split into halves, outgrow the caches: there Winograd's fewer
 /// products win forward.
 const MOST_WEIGHTS: usize = 300 * 300;
 /// The gradient of a weight is made here for so many images and more, or filters or pixels of a map up to these: else many sums
@@ -54,7 +57,9 @@ pub(super) fn correlates(shape: &ConvShape) -> bool {
     let ConvShape { batch, height, width, in_channels, out_channels, kernel, stride, .. } = *shape;
     let least = in_channels.min(out_channels);
     let whole = in_channels % LEAST_WHOLE_CHANNELS == 0 && out_channels % LEAST_WHOLE_CHANNELS == 0;
-    let enough = least >= LEAST_CHANNELS || whole && height * width >= LARGE_MAP;
+    let at_points = minimal::pays(map(shape))
+        && (least >= LEAST_CHANNELS_AT_POINTS || whole && height * width >= LARGE_MAP);
+    let enough = least >= LEAST_CHANNELS || at_points;
     kernel == 3
         && batch >= LEAST_IMAGES
         && match stride {

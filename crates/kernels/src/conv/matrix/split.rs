@@ -4,7 +4,7 @@
 //! and by 4.3e-6 on average if the bits beyond the eighth are random.
 //!
 //! The unit takes subnormal numbers for zeros: below about 1e-36 only the upper half is left. A number that bf16
-//! rounds to infinity (3.39e38 and more) makes NaN.
+//! rounds to infinity (3.39e38 and more; an eighth of it where it is transformed first, `minimal`) makes NaN.
 
 use std::arch::x86_64::*;
 

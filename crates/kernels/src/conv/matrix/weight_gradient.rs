@@ -27,7 +27,7 @@ const COPIES: usize = 8;
 /// cache.
 const STEPS: usize = 7;
 const MANY_STEPS: usize = 28;
-/// Floats of sums from which on they do.
+/// Floats of sums of nine taps from which on they do.
 const MANY_SUMS: usize = 256 << 10;
 /// Pixels of a line from which on zeros beside it cost less than longer blocks.
 const WIDE: usize = 14;
@@ -79,15 +79,11 @@ pub(in crate::conv) fn weight_gradient(
                     unsafe { isa.run(ByColumns(rows)) };
                 }
             }
-            // Lines that the visit before has laid out are still there.
-            let first = (units.start * plan.stride).saturating_sub(1);
-            let first =
-                if visit == visits.start || i == 0 { first } else { first + 3 - plan.stride };
-            let last = ((units.end - 1) * plan.stride + 2).min(images.map.height);
+            let follows = visit > visits.start && i > 0;
             let job = Visit {
                 plan,
                 block,
-                new: first..last,
+                new: plan.new_lines(&units, follows),
                 units,
                 maps,
                 left: left.as_mut_ptr().cast(),
@@ -109,7 +105,7 @@ pub(in crate::conv) fn weight_gradient(
     for_each_task(plan.pairs * taps, lanes, lane, |task, _| {
         let (pair, tap) = (task / taps, task % taps);
         let job = Merge { plan, shape, sums: sums.as_ptr(), copy_len, pair, tap, to: to.at(0) };
-        // SAFETY: these channels' gradients for this tap are this task's.
+        // SAFETY: these channels' gradients for this tap, or for this column of taps, are this task's.
         unsafe { isa.run(job) };
     });
 }
@@ -200,6 +196,16 @@ impl Plan {
         units.start * each..(units.end * each).min(self.output.height)
     }
 
+    /// Lines of the input that units of a line read and the visit before, if these follow upon its units, has not laid out.
+    fn new_lines(&self, units: &Range<usize>, follows: bool) -> Range<usize> {
+        if self.minimal {
+            return 0..0;
+        }
+        let first = (units.start * self.stride).saturating_sub(1);
+        let first = if follows { first + 3 - self.stride } else { first };
+        first..((units.end - 1) * self.stride + 2).min(self.images.map.height)
+    }
+
     /// Lines of the left operand that are held: those that a visit's units are made of.
     fn slots(&self) -> usize {
         if self.minimal { self.longest * POINTS } else { (self.longest - 1) * self.stride + 3 }
@@ -236,12 +242,12 @@ struct Visit<'a> {
     plan: Plan,
     block: Range<usize>,
     units: Range<usize>,
-    /// Lines of the input that earlier visits have not laid out, for units of a line.
+    /// [`Plan::new_lines`].
     new: Range<usize>,
     maps: Maps,
     /// `[slot][place modulo the stride][tile of channels][step]` blocks of 16 channels by 32 rows.
     left: *mut u8,
-    /// `[line][columns]` planes.
+    /// `[line][columns]` planes, at points `[unit][point][columns]`.
     right: *mut u8,
     steps: &'a mut [Step],
     pairs: Range<usize>,
@@ -418,7 +424,7 @@ impl Visit<'_> {
                 let channel = first + tile * SIDE;
                 let width = SIDE.min(in_channels - channel);
                 let to = to.wrapping_add((tile * steps + step) * BLOCK);
-                // SAFETY: only pixels and channels on the map are read, and the line has room.
+                // SAFETY: only lines (`Together`), images (`place`) and channels that there are are read, and the lines have room.
                 unsafe {
                     let mut upper = [[_mm512_setzero_si512(); SIDE]; OUT];
                     let mut lower = upper;
@@ -462,7 +468,7 @@ impl Visit<'_> {
         let lines = Together::<IN>::new(line, output.height, across);
         let to = self.right.wrapping_add(slot * columns * plane);
         let half = images.images / 2;
-        // SAFETY: only pixels and channels on the map are read, and the line has room.
+        // SAFETY: only lines (`Together`), images (`place`) and channels that there are are read, and the lines have room.
         unsafe {
             for column in 0..OUT * columns {
                 let to = to.wrapping_add(column * plane);
