@@ -6,7 +6,8 @@ use std::ops::Range;
 
 use super::layout::{Edges, Images, Lines, View};
 use super::minimal::{self, OUTPUTS, POINTS};
-use super::split::{Together, fetch, load, split, store};
+use super::source::Together;
+use super::split::{fetch, load, split, store};
 use super::unit::{BLOCK, DEPTH, ROW, SIDE, SUMS, Step, Unit};
 use crate::conv::epilogue::Finish;
 use crate::conv::simd::{First, Job, Simd, Sixteen, Vector, Whole};
@@ -129,7 +130,8 @@ impl Band<'_> {
         // SAFETY: passed on to the caller.
         unsafe {
             if minimal {
-                self.lay_out::<POINTS>(self.band.start as isize - 1, self.from);
+                let first = self.band.start as isize - 1;
+                self.lay_out(first, self.from, |lines| minimal::input(lines));
             } else {
                 self.lay_out_lines();
             }
@@ -313,16 +315,21 @@ impl Band<'_> {
         for line in start.max(0)..end.min(images.map.height as isize) {
             let to = self.from.wrapping_add((line - start) as usize * self.lines.line());
             // SAFETY: passed on to the caller.
-            unsafe { self.lay_out::<1>(line, to) };
+            unsafe { self.lay_out(line, to, |line: [_; 1]| line) };
         }
     }
 
-    /// A line of the map, or what six of them are at the points.
+    /// What lines of the map from `line` on are transformed to.
     ///
     /// # Safety
     /// As in `compute`.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma")]
-    unsafe fn lay_out<const N: usize>(&self, line: isize, to: *mut u8) {
+    unsafe fn lay_out<const N: usize>(
+        &self,
+        line: isize,
+        to: *mut u8,
+        transform: impl Fn([__m512; N]) -> [__m512; N],
+    ) {
         let Lines { images: of, step, terms, .. } = *self.lines;
         let (images, width, depth) = (of.images, of.map.width, self.depth);
         let (segment, plane) = (self.lines.segment(), self.lines.plane());
@@ -490,18 +497,6 @@ impl Band<'_> {
             }
         }
     }
-}
-
-/// A line of the source itself, or six of them at the points.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn transform<const N: usize>(lines: [__m512; N]) -> [__m512; N] {
-    let mut result = lines;
-    if N == POINTS {
-        let points = minimal::input(std::array::from_fn(|i| lines[i]));
-        result.copy_from_slice(&points);
-    }
-    result
 }
 
 /// Where a product reads and writes.

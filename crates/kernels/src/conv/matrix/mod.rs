@@ -22,6 +22,7 @@ mod correlation;
 mod filters;
 mod layout;
 mod minimal;
+mod source;
 mod split;
 mod unit;
 mod weight_gradient;

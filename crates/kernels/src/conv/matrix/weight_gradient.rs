@@ -5,7 +5,8 @@ use std::ops::Range;
 
 use super::layout::{Images, as_steps};
 use super::minimal::{self, OUTPUTS, POINTS};
-use super::split::{Together, lanes, load, split_pair, store, store_transposed};
+use super::source::Together;
+use super::split::{lanes, load, split_pair, store, store_transposed};
 use super::unit::{BLOCK, DEPTH, ROW, SIDE, SUMS, Step, Unit};
 use crate::Scratch;
 use crate::conv::columns::{ByColumns, InputGradient};
@@ -570,6 +571,8 @@ impl Merge<'_> {
         }
     }
 
+    /// Adds 16 output channels' gradient of a tap and an input channel.
+    ///
     /// # Safety
     /// As in `compute`.
     #[inline]
