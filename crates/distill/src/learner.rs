@@ -6,7 +6,7 @@ pub use grouped::{GradientNorms, LabelledBatch, SubnetTask};
 
 use slimtau_base::{FileError, TensorFile};
 use slimtau_kernels::loss::{Target, cross_entropy};
-use slimtau_supernet::{BnMode, Layout, Plan, Session, SupernetError, Weights};
+use slimtau_supernet::{BnMode, Layout, Plan, Session, Siblings, SupernetError, Weights};
 use slimtau_train::{Sgd, zeros};
 use std::ops::Range;
 use std::path::Path;
@@ -117,26 +117,24 @@ impl Learner {
     pub fn step<'p>(
         &mut self,
         lr: f64,
-        plans: impl IntoIterator<Item = &'p Plan>,
+        plans: impl IntoIterator<Item = &'p Plan, IntoIter: Clone>,
         images: &[f32],
         labels: &[u32],
         soft_labels: Option<&[f32]>,
     ) -> Result<StepReport, SupernetError> {
+        let plans = plans.into_iter();
         let mut report = StepReport::default();
         let mut count = 0.0;
-        self.active.clear();
-        for plan in plans {
-            report.add(self.accumulate(
-                plan,
-                images,
-                labels,
-                |config, classes, logits, grad| {
-                    mean_losses(config, classes, logits, labels, soft_labels, grad)
-                },
-            )?);
+        let mut passes = self.passes(plans.clone(), images, labels)?;
+        for plan in plans.clone() {
+            report.add(passes.add(plan, |config, classes, logits, grad| {
+                mean_losses(config, classes, logits, labels, soft_labels, grad)
+            })?);
             count += 1.0;
-            plan.add_active_ranges(true, &mut self.active);
         }
+        passes.finish()?;
+        self.active.clear();
+        plans.for_each(|plan| plan.add_active_ranges(true, &mut self.active));
         slimtau_supernet::merge_ranges(&mut self.active);
         let Self { weights, grads, velocities, active, .. } = self;
         self.config.sgd.step(lr, &mut weights.params, grads, &mut velocities[0], active);
@@ -144,30 +142,24 @@ impl Learner {
         Ok(report)
     }
 
-    /// Adds one subnet's gradients. `losses` of (settings, classes, logits, their gradient, which is
-    /// zero) returns the unweighted losses against labels and teacher and adds their gradient.
-    fn accumulate(
-        &mut self,
-        plan: &Plan,
-        images: &[f32],
-        labels: &[u32],
-        losses: impl FnOnce(&LearnerConfig, usize, &[f32], &mut [f32]) -> (f64, f64),
-    ) -> Result<StepReport, SupernetError> {
+    /// Begins the passes of some subnets on the same images; their gradients add up in `grads`.
+    fn passes<'s, 'p: 's>(
+        &'s mut self,
+        plans: impl Iterator<Item = &'p Plan>,
+        images: &'s [f32],
+        labels: &'s [u32],
+    ) -> Result<Passes<'s>, SupernetError> {
         let Self { config, layout, weights, grads, session, grad_logits, .. } = self;
-        session.reserve(layout, plan.batch(images)?)?;
         let Weights { params, buffers } = weights;
-        let norms = config.bn.training(&mut buffers[..], config.bn_momentum);
-        let logits = session.forward(plan, params, norms, images)?;
-        let classes = plan.network().classes;
-        assert_eq!(logits.len(), labels.len() * classes, "one label per image");
-        grad_logits.clear();
-        grad_logits.resize(logits.len(), 0.0);
-        let (label_loss, teacher_loss) = losses(config, classes, logits, grad_logits);
-        let (label, teacher) = (config.label_weight, config.teacher_weight);
-        let top1 = top1_share(classes, logits, labels);
-        session.backward(plan, params, images, grad_logits, grads);
-        let loss = f64::from(label) * label_loss + f64::from(teacher) * teacher_loss;
-        Ok(StepReport { loss, label_loss, teacher_loss, top1 })
+        let siblings = match plans.max_by_key(|plan| plan.stem_channels()) {
+            None => None,
+            Some(widest) => {
+                session.reserve(layout, widest.batch(images)?)?;
+                let norms = config.bn.training(&mut buffers[..], config.bn_momentum);
+                Some(session.siblings(widest, params, &norms, images)?)
+            }
+        };
+        Ok(Passes { config, siblings, buffers, grads, grad_logits, labels })
     }
 
     /// Everything that a later [`Learner::from_file`] needs to go on exactly.
@@ -204,6 +196,48 @@ impl Learner {
             )?);
         }
         Ok(Self::assemble(config, layout, Weights { params, buffers }, velocities))
+    }
+}
+
+/// Forward and backward passes of a step's subnets.
+struct Passes<'s> {
+    config: &'s LearnerConfig,
+    /// None without subnets.
+    siblings: Option<Siblings<'s>>,
+    buffers: &'s mut [f32],
+    grads: &'s mut [f32],
+    grad_logits: &'s mut Vec<f32>,
+    labels: &'s [u32],
+}
+
+impl Passes<'_> {
+    /// Adds one subnet's gradients. `losses` of (settings, classes, logits, their gradient, which is
+    /// zero) returns the unweighted losses against labels and teacher and adds their gradient.
+    fn add(
+        &mut self,
+        plan: &Plan,
+        losses: impl FnOnce(&LearnerConfig, usize, &[f32], &mut [f32]) -> (f64, f64),
+    ) -> Result<StepReport, SupernetError> {
+        let Self { config, siblings, buffers, grads, grad_logits, labels } = self;
+        let siblings = siblings.as_mut().expect("begun with this subnet");
+        let norms = config.bn.training(&mut buffers[..], config.bn_momentum);
+        let logits = siblings.forward(plan, norms)?;
+        let classes = plan.network().classes;
+        assert_eq!(logits.len(), labels.len() * classes, "one label per image");
+        grad_logits.clear();
+        grad_logits.resize(logits.len(), 0.0);
+        let (label_loss, teacher_loss) = losses(config, classes, logits, grad_logits);
+        let (label, teacher) = (config.label_weight, config.teacher_weight);
+        let top1 = top1_share(classes, logits, labels);
+        siblings.backward(plan, grad_logits, grads)?;
+        let loss = f64::from(label) * label_loss + f64::from(teacher) * teacher_loss;
+        Ok(StepReport { loss, label_loss, teacher_loss, top1 })
+    }
+
+    /// Adds the gradients of what they share.
+    fn finish(self) -> Result<(), SupernetError> {
+        let Self { siblings, grads, .. } = self;
+        siblings.map_or(Ok(()), |siblings| siblings.finish(grads))
     }
 }
 

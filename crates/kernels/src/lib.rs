@@ -7,6 +7,7 @@
 //! - module [`conv`]: convolution.
 //! - module [`norm`]: batch norm with residual and ReLU.
 //! - module [`pool`]: max pool and average pool.
+//! - module [`leading`]: the leading channels of a wider map.
 //! - module [`linear`]: the dense layer.
 //! - module [`loss`]: cross-entropy, InfoNCE and what the contrastive head needs.
 //! - module [`ops`]: all of these as candle operations with gradients.
@@ -39,6 +40,7 @@ mod tile;
 pub mod conv;
 #[cfg(feature = "gpu")]
 pub mod gpu;
+pub mod leading;
 pub mod linear;
 pub mod loss;
 pub mod norm;

@@ -111,8 +111,8 @@ pub(crate) fn stem<B: Backend>(
     }
     let [before, _] = &mut inner.hidden;
     layers.conv(&plan.stem, images, None, true, before)?;
-    let (batch, size) = (layers.batch(), plan.after_stem());
-    out.reserve(batch * size * size * plan.stem.out_channels)?;
+    let batch = layers.batch();
+    out.reserve(plan.first_len(batch))?;
     layers.backend().max_pool_forward(plan, batch, before, out, None)
 }
 

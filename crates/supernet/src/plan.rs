@@ -127,6 +127,11 @@ impl Plan {
         self.network.features
     }
 
+    /// Channels that the stem has.
+    pub fn stem_channels(&self) -> usize {
+        self.stem.out_channels
+    }
+
     /// Values in one image, H x W x C.
     pub fn image_len(&self) -> usize {
         self.network.image_size * self.network.image_size * self.network.channels
@@ -177,6 +182,11 @@ impl Plan {
     pub(crate) fn after_stem(&self) -> usize {
         let size = self.network.stem.out_size;
         if self.network.max_pool { size.div_ceil(2) } else { size }
+    }
+
+    /// Values in the map that the first block reads.
+    pub(crate) fn first_len(&self, batch: usize) -> usize {
+        batch * self.after_stem() * self.after_stem() * self.stem.out_channels
     }
 
     pub(crate) fn max_pool(&self) -> bool {

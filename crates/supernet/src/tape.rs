@@ -70,12 +70,39 @@ pub(crate) fn input_and_tape<'t, B: Backend>(
     (before.map_or(first, |place| &earlier[place].out), &mut this[0])
 }
 
-pub(crate) struct Tape<B: Backend> {
-    pub stem: ConvTape<B>,
-    /// relu(bn(stem)); when there is no max-pool, the first block's input.
-    pub stem_out: B::Map,
+pub(crate) struct StemTape<B: Backend> {
+    pub conv: ConvTape<B>,
+    /// relu(bn(conv)).
+    pub out: B::Map,
     pub pooled: B::Map,
     pub places: B::Places,
+}
+
+impl<B: Backend> StemTape<B> {
+    fn new(backend: &B) -> Self {
+        let (out, pooled, places) = (backend.map(), backend.map(), backend.places());
+        Self { conv: ConvTape::new(backend), out, pooled, places }
+    }
+
+    pub fn reserve(&mut self, plan: &Plan, batch: usize) -> Result<(), SupernetError> {
+        self.conv.reserve(&plan.stem, batch)?;
+        self.out.reserve(plan.stem.shape(batch).output_len())?;
+        if plan.max_pool() {
+            let len = plan.first_len(batch);
+            self.pooled.reserve(len)?;
+            self.places.reserve(len)?;
+        }
+        Ok(())
+    }
+
+    /// What the first block reads.
+    pub fn first(&self, plan: &Plan) -> &B::Map {
+        if plan.max_pool() { &self.pooled } else { &self.out }
+    }
+}
+
+pub(crate) struct Tape<B: Backend> {
+    pub stem: StemTape<B>,
     /// By a block's place in the layout, whichever of them a plan has.
     pub blocks: Vec<BlockTape<B>>,
     pub features: B::Vector,
@@ -85,10 +112,7 @@ pub(crate) struct Tape<B: Backend> {
 impl<B: Backend> Tape<B> {
     pub fn new(backend: &B) -> Self {
         Self {
-            stem: ConvTape::new(backend),
-            stem_out: backend.map(),
-            pooled: backend.map(),
-            places: backend.places(),
+            stem: StemTape::new(backend),
             blocks: Vec::new(),
             features: backend.vector(),
             logits: backend.vector(),
@@ -97,14 +121,17 @@ impl<B: Backend> Tape<B> {
 
     /// Makes room for a plan; allocates only where no earlier plan was as wide.
     pub fn reserve(&mut self, backend: &B, plan: &Plan, batch: usize) -> Result<(), SupernetError> {
-        self.stem.reserve(&plan.stem, batch)?;
-        self.stem_out.reserve(plan.stem.shape(batch).output_len())?;
-        if plan.max_pool() {
-            let size = plan.after_stem();
-            let len = batch * size * size * plan.stem.out_channels;
-            self.pooled.reserve(len)?;
-            self.places.reserve(len)?;
-        }
+        self.stem.reserve(plan, batch)?;
+        self.reserve_blocks(backend, plan, batch)
+    }
+
+    /// The same for all that follows the stem.
+    pub fn reserve_blocks(
+        &mut self,
+        backend: &B,
+        plan: &Plan,
+        batch: usize,
+    ) -> Result<(), SupernetError> {
         let places = plan.blocks.last().map_or(0, |block| block.place + 1);
         while self.blocks.len() < places {
             let (convs, hidden) = (Vec::new(), Vec::new());

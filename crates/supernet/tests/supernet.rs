@@ -5,7 +5,8 @@ use candle_core::{Device, Tensor, Var};
 use slimtau_base::{fill_normal, stream};
 use slimtau_space::{Arch, SearchSpace};
 use slimtau_supernet::{
-    Layout, Norms, Plan, Session, SupernetError, Weights, forward, forward_train, recalibrate,
+    BnMode, Layout, Norms, Plan, Session, SupernetError, Weights, forward, forward_train,
+    recalibrate,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -405,4 +406,72 @@ fn a_file_that_does_not_fit_is_refused() {
         &|file| file.tensors.get_mut("blocks.1.conv1.weight").unwrap().data[5] = f32::NAN,
         "`blocks.1.conv1.weight` holds NaN at element 5",
     );
+}
+
+/// Passes one after the other and as siblings: logits of each, the sum of gradients, and running statistics.
+fn siblings(f: &Fixture, plans: &[Plan], mode: BnMode) -> [(Vec<Vec<f32>>, Vec<f32>, Vec<f32>); 2] {
+    let (params, images) = (&f.weights.params, f.images(6));
+    let upstream = |k: usize, n: usize| normal(&format!("gradient {k}"), n);
+    let apart = {
+        let (mut session, mut buffers) = (Session::new(), f.weights.buffers.clone());
+        let (mut all, mut grads) = (Vec::new(), vec![0.0; params.len()]);
+        for (k, plan) in plans.iter().enumerate() {
+            let norms = mode.training(&mut buffers[..], 0.1);
+            let logits = session.forward(plan, params, norms, &images).unwrap().to_vec();
+            let grad_logits = upstream(k, logits.len());
+            session.backward(plan, params, &images, &grad_logits, &mut grads);
+            all.push(logits);
+        }
+        (all, grads, buffers)
+    };
+    let (mut session, mut buffers) = (Session::new(), f.weights.buffers.clone());
+    let (mut all, mut grads) = (Vec::new(), vec![0.0; params.len()]);
+    let widest = plans.iter().max_by_key(|plan| plan.stem_channels()).unwrap();
+    let norms = mode.training(&mut buffers[..], 0.1);
+    let mut siblings = session.siblings(widest, params, &norms, &images).unwrap();
+    for (k, plan) in plans.iter().enumerate() {
+        let norms = mode.training(&mut buffers[..], 0.1);
+        let logits = siblings.forward(plan, norms).unwrap().to_vec();
+        siblings.backward(plan, &upstream(k, logits.len()), &mut grads).unwrap();
+        all.push(logits);
+    }
+    siblings.finish(&mut grads).unwrap();
+    [apart, (all, grads, buffers)]
+}
+
+#[test]
+fn siblings_are_the_same_passes_with_one_stem() {
+    let pooled = SPACE.replace("max_pool = false", "max_pool = true");
+    for f in [Fixture::new(), Fixture::of(&pooled)] {
+        let plans: Vec<Plan> = f.archs().iter().map(|arch| f.plan(arch)).collect();
+        for mode in [BnMode::Tracked, BnMode::Recalibrated, BnMode::Frozen] {
+            // The widest first and last, narrow ones first, and one of each alone.
+            for first in 0..plans.len() {
+                for count in [1, 3] {
+                    let some: Vec<_> =
+                        plans.iter().cycle().skip(first).take(count).cloned().collect();
+                    let [apart, together] = siblings(&f, &some, mode);
+                    let case = format!("{mode} from {first}, {count}");
+                    if count == 1 {
+                        assert!(apart == together, "{case}");
+                    }
+                    for (a, b) in apart.0.iter().zip(&together.0) {
+                        assert_near(a, b, 1e-4, &case);
+                    }
+                    assert_near(&apart.1, &together.1, 1e-3, &case);
+                    assert_near(&apart.2, &together.2, 1e-5, &case);
+                }
+            }
+        }
+    }
+}
+
+/// Their distance relative to the length of the first.
+fn assert_near(a: &[f32], b: &[f32], bound: f64, case: &str) {
+    assert_eq!(a.len(), b.len());
+    let squares =
+        |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v).powi(2)).sum::<f64>();
+    let apart = squares(&mut a.iter().zip(b).map(|(a, b)| a - b)).sqrt();
+    let length = squares(&mut a.iter().copied()).sqrt();
+    assert!(apart <= bound * length, "{case}: {apart} of {length}");
 }

@@ -85,24 +85,28 @@ impl Learner {
             }
             let members = || subnets.iter().enumerate().filter(move |(_, s)| s.group == group);
             let (n, lr) = common_rate(members().map(|(_, s)| s.lr));
+            let scale = |own: f64| if own == lr { 1.0 } else { (own / lr) as f32 };
             self.active.clear();
-            for (k, subnet) in members() {
-                let scale = if subnet.lr == lr { 1.0 } else { (subnet.lr / lr) as f32 };
-                let share = 1.0 / subnets.len() as f32;
-                let images = norms.as_deref_mut().map(|n| (&mut n.images[..], share));
-                report.add(self.accumulate(
-                    subnet.plan,
-                    batch.images,
-                    batch.labels,
-                    |config, classes, logits, grad| {
+            members().for_each(|(_, s)| s.plan.add_active_ranges(true, &mut self.active));
+            // Together where only the sum of their gradients is wanted.
+            let (runs, of_run) = if norms.is_some() { (n, 1) } else { (1, n) };
+            for run in 0..runs {
+                let members = || members().skip(run).take(of_run);
+                let plans = members().map(|(_, s)| s.plan);
+                let mut passes = self.passes(plans, batch.images, batch.labels)?;
+                for (_, subnet) in members() {
+                    let scale = scale(subnet.lr);
+                    let share = 1.0 / subnets.len() as f32;
+                    let images = norms.as_deref_mut().map(|n| (&mut n.images[..], share));
+                    report.add(passes.add(subnet.plan, |config, classes, logits, grad| {
                         losses(config, classes, logits, batch, scale, images, grad)
-                    },
-                )?);
-                if let Some(norms) = &mut norms {
-                    let scaled = drain_into(&mut self.total, &mut self.grads);
-                    norms.subnets[k] = scaled / f64::from(scale);
+                    })?);
                 }
-                subnet.plan.add_active_ranges(true, &mut self.active);
+                passes.finish()?;
+                if let (Some(norms), Some((k, subnet))) = (&mut norms, members().next()) {
+                    let scaled = drain_into(&mut self.total, &mut self.grads);
+                    norms.subnets[k] = scaled / f64::from(scale(subnet.lr));
+                }
             }
             slimtau_supernet::merge_ranges(&mut self.active);
             let share = n as f32 / subnets.len() as f32;

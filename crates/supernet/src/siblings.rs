@@ -1,0 +1,178 @@
+//! Subnets of one supernet that run on the same images and weights, one after the other, as in a training step that sums
+//! the gradients of several.
+//!
+//! Their stems differ in nothing but how many of the same channels they have: every channel is the same sum over the same image, batch norm treats
+//! it by itself, and so does the max pool. So the widest stem is computed once, and each subnet reads its leading channels. Backward,
+//! given what the forward pass left, the stem's gradient is linear in that of its output: those of all subnets are summed first and
+//! go through the stem once.
+
+use crate::backend::{Backend, Cpu, StatisticsAt};
+use crate::passes::{Backward, Forward};
+use crate::plan::Plan;
+use crate::tape::Tape;
+use crate::{Norms, Session, SupernetError};
+use slimtau_kernels::leading::{add_leading, put_leading, take_leading};
+use slimtau_kernels::norm::update_running;
+
+/// What siblings need of a session beside their tapes.
+pub(crate) struct Memory<B: Backend> {
+    /// The leading channels of the stem's output, for a subnet that reads not all.
+    first: B::Map,
+    /// The sum of the gradients of the stem's output.
+    grad: B::Map,
+}
+
+impl<B: Backend> Memory<B> {
+    pub fn new(backend: &B) -> Self {
+        Self { first: backend.map(), grad: backend.map() }
+    }
+}
+
+/// Training passes of several subnets on the same images and weights, whose stems are computed once: made by
+/// [`Session::siblings`], ended by [`Siblings::finish`].
+#[must_use = "the stem's gradient is added by `finish`"]
+pub struct Siblings<'s> {
+    session: &'s mut Session,
+    widest: &'s Plan,
+    params: &'s [f32],
+    images: &'s [f32],
+    /// Whether a gradient of the stem's output has come.
+    any: bool,
+}
+
+impl Session {
+    /// Begins the passes of several subnets on the same images [N, H, W, C] and parameters, of which `widest` has the widest stem. Numbers are
+    /// those of one [`Session::forward`] and [`Session::backward`] after the other but for rounding, with one subnet to the
+    /// bit; running statistics follow subnet by subnet as there. `norms` says whose statistics count; none are updated yet.
+    ///
+    /// # Errors
+    /// When `images` is not a whole number of images.
+    pub fn siblings<'s>(
+        &'s mut self,
+        widest: &'s Plan,
+        params: &'s [f32],
+        norms: &Norms<'_>,
+        images: &'s [f32],
+    ) -> Result<Siblings<'s>, SupernetError> {
+        let batch = Cpu::batch(widest, images)?;
+        self.batch = batch;
+        self.batch_statistics = norms.batch_statistics();
+        let norms = match norms {
+            Norms::Frozen { buffers } => Norms::Frozen { buffers: *buffers },
+            _ => Norms::Batch,
+        };
+        let Self { backend, tape, .. } = self;
+        tape.stem.reserve(widest, batch)?;
+        Forward { backend, params, norms, batch }.stem(widest, images, &mut tape.stem)?;
+        Ok(Siblings { session: self, widest, params, images, any: false })
+    }
+}
+
+impl Siblings<'_> {
+    /// Logits [N, classes] of one of the subnets, remembered for [`Siblings::backward`].
+    ///
+    /// # Errors
+    /// When the machine fails; the CPU does not.
+    ///
+    /// # Panics
+    /// When the subnet's stem is wider than the widest, or `norms` is of another kind than what [`Session::siblings`] was given.
+    pub fn forward(&mut self, plan: &Plan, norms: Norms<'_>) -> Result<&[f32], SupernetError> {
+        let Self { session, widest, params, .. } = self;
+        let Session { backend, tape, shortcut, batch, batch_statistics, siblings, .. } =
+            &mut **session;
+        assert_eq!(norms.batch_statistics(), *batch_statistics, "norms of one kind");
+        let (channels, all) = (plan.stem.out_channels, widest.stem.out_channels);
+        assert!(channels <= all, "a stem of {channels} channels, the widest of {all}");
+        tape.reserve_blocks(backend, plan, *batch)?;
+        let Tape { stem, blocks, features, logits } = tape;
+        let mut ctx = Forward { backend, params: *params, norms, batch: *batch };
+        if let Norms::Tracked { buffers, momentum } = &mut ctx.norms {
+            let StatisticsAt { mean, var } = StatisticsAt::of(&plan.stem);
+            let [mean, var] = buffers.get_disjoint_mut([mean, var]).expect("two tensors");
+            let (of_mean, of_var) =
+                (&stem.conv.mean.get()[..channels], &stem.conv.var.get()[..channels]);
+            let rows = stem.out.get().len() / all;
+            update_running(*momentum, rows, of_mean, of_var, mean, var);
+        }
+        let mut first = stem.first(widest);
+        if channels < all {
+            let narrow = siblings.first.reserve(plan.first_len(*batch));
+            take_leading(all, first.get(), channels, narrow);
+            first = &siblings.first;
+        }
+        ctx.blocks(plan, first, blocks, shortcut, features)?;
+        backend.classify(plan, *batch, params, features.get(), logits)?;
+        Ok(logits.get())
+    }
+
+    /// Adds the gradient of the parameters behind the stem that the last [`Siblings::forward`] used, given that of its
+    /// logits. Once per forward pass, with its subnet.
+    ///
+    /// # Errors
+    /// When the machine fails; the CPU does not.
+    ///
+    /// # Panics
+    /// When `grad_logits` or `grads` have another length than the forward pass implies.
+    pub fn backward(
+        &mut self,
+        plan: &Plan,
+        grad_logits: &[f32],
+        grads: &mut [f32],
+    ) -> Result<(), SupernetError> {
+        let Self { session, widest, params, any, .. } = self;
+        let Session {
+            backend,
+            tape,
+            flowing,
+            batch,
+            batch_statistics,
+            siblings,
+            grad_features,
+            ..
+        } = &mut **session;
+        assert_eq!(grads.len(), params.len(), "gradients and parameters");
+        let Tape { stem, blocks, features, .. } = tape;
+        grad_features.reserve(*batch * plan.features());
+        let into = &mut *grad_features;
+        backend.classify_backward(
+            plan,
+            *batch,
+            params,
+            features.get(),
+            grad_logits,
+            into,
+            grads,
+        )?;
+        let (channels, all) = (plan.stem.out_channels, widest.stem.out_channels);
+        let first = if channels < all { &siblings.first } else { stem.first(widest) };
+        let batch_statistics = *batch_statistics;
+        let mut ctx = Backward { backend, params: *params, grads, batch: *batch, batch_statistics };
+        ctx.blocks(plan, first, blocks, grad_features.get(), flowing)?;
+        match (*any, channels < all) {
+            (false, false) => std::mem::swap(&mut flowing.grad, &mut siblings.grad),
+            (false, true) => {
+                let sum = siblings.grad.reserve(widest.first_len(*batch));
+                put_leading(channels, flowing.grad.get(), all, sum);
+            }
+            (true, _) => add_leading(channels, flowing.grad.get(), all, siblings.grad.get_mut()),
+        }
+        *any = true;
+        Ok(())
+    }
+
+    /// Adds the gradient of the stem's parameters, for all subnets together.
+    ///
+    /// # Errors
+    /// When the machine fails; the CPU does not.
+    pub fn finish(self, grads: &mut [f32]) -> Result<(), SupernetError> {
+        let Self { session, widest, params, images, any } = self;
+        if !any {
+            return Ok(());
+        }
+        let Session { backend, tape, flowing, batch, batch_statistics, siblings, .. } = session;
+        std::mem::swap(&mut flowing.grad, &mut siblings.grad);
+        let (batch, batch_statistics) = (*batch, *batch_statistics);
+        let mut ctx = Backward { backend, params, grads, batch, batch_statistics };
+        ctx.stem(widest, images, &mut tape.stem, flowing)
+    }
+}
