@@ -408,8 +408,11 @@ fn a_file_that_does_not_fit_is_refused() {
     );
 }
 
-/// Passes one after the other and as siblings: logits of each, the sum of gradients, and running statistics.
-fn siblings(f: &Fixture, plans: &[Plan], mode: BnMode) -> [(Vec<Vec<f32>>, Vec<f32>, Vec<f32>); 2] {
+/// Logits of each subnet, the sum of gradients, and running statistics.
+type Found = (Vec<Vec<f32>>, Vec<f32>, Vec<f32>);
+
+/// Passes one after the other, and as siblings.
+fn siblings(f: &Fixture, plans: &[Plan], mode: BnMode) -> [Found; 2] {
     let (params, images) = (&f.weights.params, f.images(6));
     let upstream = |k: usize, n: usize| normal(&format!("gradient {k}"), n);
     let apart = {

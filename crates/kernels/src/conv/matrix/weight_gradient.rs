@@ -32,6 +32,11 @@ const MANY_STEPS: usize = 28;
 const MANY_SUMS: usize = 256 << 10;
 /// Pixels of a line from which on zeros beside it cost less than longer blocks.
 const WIDE: usize = 14;
+/// Columns of 16 channels whose sums one task makes and adds where there is one copy: neighbouring lines of the gradient are
+/// written in a row, and the sums stay in a core's own cache, as does the right operand from task to task.
+const GROUP: usize = 8;
+/// Parts that a line's channels are laid out in there.
+const CUTS: usize = 4;
 /// Taps of a filter.
 const TAPS: usize = 9;
 
@@ -48,6 +53,11 @@ pub(in crate::conv) fn weight_gradient(
 ) {
     let maps = Maps { input: input.as_ptr(), grad_output };
     let plan = Plan::new(shape);
+    if plan.alone() {
+        assert!(norm.is_none(), "several tasks read each line");
+        of_one_copy(isa, shape, plan, maps, grad_weight, scratch);
+        return;
+    }
     let Plan { images, copies, pieces, .. } = plan;
     assert!(norm.is_none() || pieces == 1, "several tasks would each make the gradient of a line");
 
@@ -55,10 +65,7 @@ pub(in crate::conv) fn weight_gradient(
     let pairs = |piece: usize| part(plan.pairs, 1, pieces, piece);
     let widest = plan.pairs.div_ceil(pieces);
     let steps_len = (2 * plan.taps() * plan.longest * plan.steps).next_multiple_of(16);
-    let left_len = plan.slots() * plan.stride * 2 * widest * plan.steps * BLOCK / 4;
-    let right_len = plan.right_lines() * plan.columns * plan.right_plane() / 4;
-    let fits = u32::try_from(4 * left_len.max(right_len)).is_ok();
-    assert!(fits, "lines of {left_len} and {right_len} floats are too long");
+    let (left_len, right_len) = plan.operands(widest);
     let lane = lane_len(steps_len + left_len + right_len);
     let (sums, lanes) = scratch.split(copies * copy_len, lane);
 
@@ -81,39 +88,141 @@ pub(in crate::conv) fn weight_gradient(
                 }
             }
             let follows = visit > visits.start && i > 0;
-            let job = Visit {
+            let new = plan.new_lines(&units, follows);
+            let visit_of = Visit {
                 plan,
                 block,
-                new: plan.new_lines(&units, follows),
                 units,
                 maps,
                 left: left.as_mut_ptr().cast(),
                 right: right.as_mut_ptr().cast(),
-                steps: as_steps(steps),
                 pairs: pairs(piece),
+            };
+            let (all, columns) = (0..plan.columns, plan.columns);
+            let job = Products {
+                pairs: pairs(piece),
+                columns: all.clone(),
+                steps: as_steps(steps),
                 sums: shared.at(copy * copy_len),
+                place: SumsPlace { first: (0, 0), columns, taps: plan.taps() },
                 accumulate: visit > visits.start,
+                visit: &visit_of,
             };
             // SAFETY: the lane has room for the visit, and these pairs of this copy are this task's.
-            unsafe { isa.run(job) };
+            unsafe {
+                isa.run(Left { visit: &visit_of, lines: new, pairs: pairs(piece) });
+                isa.run(Right { visit: &visit_of, units: visit_of.units.clone(), columns: all });
+                isa.run(job);
+            }
         }
     });
     let sums = &*sums;
 
     let to = SharedMut::new(grad_weight);
-    // A task for each tap, or for each column of taps, whose three are made of the same sums.
-    let taps = if plan.minimal { 3 } else { TAPS };
+    // A task for each tap, or for each column of taps.
+    let taps = plan.merged_taps();
     for_each_task(plan.pairs * taps, lanes, lane, |task, _| {
         let (pair, tap) = (task / taps, task % taps);
-        let job = Merge { plan, shape, sums: sums.as_ptr(), copy_len, pair, tap, to: to.at(0) };
+        let job = Merge {
+            plan,
+            shape,
+            sums: sums.as_ptr(),
+            place: SumsPlace { first: (0, 0), columns: plan.columns, taps: plan.taps() },
+            copy_len,
+            pair,
+            columns: 0..plan.columns,
+            tap,
+            to: to.at(0),
+        };
         // SAFETY: these channels' gradients for this tap, or for this column of taps, are this task's.
         unsafe { isa.run(job) };
     });
 }
 
+/// One copy of the sums, few pixels for many channels: both maps are laid out once for all, and each task sums a block of the gradient over all of them,
+/// which it adds while it still has it in its cache.
+fn of_one_copy(
+    isa: Isa,
+    shape: &ConvShape,
+    plan: Plan,
+    maps: Maps,
+    grad_weight: &mut [f32],
+    scratch: &mut Scratch,
+) {
+    let visits = plan.images.blocks() * plan.parts;
+    let (left_len, right_len) = plan.operands(plan.pairs);
+    let steps_len = (2 * plan.taps() * plan.longest * plan.steps).next_multiple_of(16);
+    let lane = lane_len(steps_len + GROUP * plan.taps() * 2 * SUMS);
+    let (maps_of, lanes) = scratch.split(visits * (left_len + right_len), lane);
+    let (left, right) = maps_of.split_at_mut(visits * left_len);
+    let (left, right) = (SharedMut::new(left), SharedMut::new(right));
+    let visit_of = |visit: usize| Visit {
+        plan,
+        block: plan.images.block(visit / plan.parts),
+        units: part(plan.units, 1, plan.parts, visit % plan.parts),
+        maps,
+        left: left.at(visit * left_len).cast(),
+        right: right.at(visit * right_len).cast(),
+        pairs: 0..plan.pairs,
+    };
+
+    // Of each line, or four of them at points, some channels.
+    let lines = if plan.minimal { plan.longest } else { plan.slots() };
+    let cuts = CUTS.min(plan.pairs.min(plan.columns));
+    for_each_task(2 * visits * lines * cuts, lanes, lane, |task, _| {
+        let (cut, task) = (task % cuts, task / cuts);
+        let (side, task) = (task % 2, task / 2);
+        let (line, visit) = (task % lines, visit_of(task / lines));
+        // SAFETY: the buffers have room for the visit, and these channels of this line are this task's.
+        unsafe {
+            if side == 0 {
+                let Range { start, end } = plan.new_lines(&visit.units, false);
+                if start + line < end {
+                    let lines = start + line..start + line + 1;
+                    isa.run(Left { visit: &visit, lines, pairs: part(plan.pairs, 1, cuts, cut) });
+                }
+            } else if line < visit.units.len() {
+                let unit = visit.units.start + line;
+                let columns = part(plan.columns, 1, cuts, cut);
+                isa.run(Right { visit: &visit, units: unit..unit + 1, columns });
+            }
+        }
+    });
+
+    let to = SharedMut::new(grad_weight);
+    // A group's right operand stays in a core's own cache from pair to pair.
+    for_each_task(plan.columns.div_ceil(GROUP) * plan.pairs, lanes, lane, |task, lane| {
+        let (pair, first) = (task % plan.pairs, task / plan.pairs * GROUP);
+        let columns = first..(first + GROUP).min(plan.columns);
+        let (steps, sums) = lane.split_at_mut(steps_len);
+        let place = SumsPlace { first: (pair, first), columns: columns.len(), taps: plan.taps() };
+        for visit in 0..visits {
+            let job = Products {
+                visit: &visit_of(visit),
+                pairs: pair..pair + 1,
+                columns: columns.clone(),
+                steps: as_steps(steps),
+                sums: sums.as_mut_ptr(),
+                place,
+                accumulate: visit > 0,
+            };
+            // SAFETY: all is laid out, and the lane has room for a group's sums.
+            unsafe { isa.run(job) };
+        }
+        for tap in 0..plan.merged_taps() {
+            let (sums, columns) = (sums.as_ptr(), columns.clone());
+            let to = to.at(0);
+            let job = Merge { plan, shape, sums, place, copy_len: 0, pair, columns, tap, to };
+            // SAFETY: these channels' gradients are this task's.
+            unsafe { isa.run(job) };
+        }
+    });
+}
+
 /// Whether one task alone reads each pixel of the output's gradient, which could then be made there.
 pub(in crate::conv) fn takes_norm(shape: &ConvShape) -> bool {
-    Plan::new(shape).pieces == 1
+    let plan = Plan::new(shape);
+    plan.pieces == 1 && !plan.alone()
 }
 
 /// How the work is cut. A sum runs over pixels and images, in steps of [`DEPTH`] rows of a line; a tile of
@@ -191,16 +300,36 @@ impl Plan {
         if self.minimal { 3 * POINTS } else { TAPS }
     }
 
+    /// Whether there is one copy of the sums.
+    fn alone(&self) -> bool {
+        self.copies == 1
+    }
+
+    /// Taps that are merged one by one, or columns of taps, whose three are made of the same sums.
+    fn merged_taps(&self) -> usize {
+        if self.minimal { 3 } else { TAPS }
+    }
+
+    /// Floats of a visit's operands, the left one of so many pairs.
+    fn operands(&self, pairs: usize) -> (usize, usize) {
+        let left = self.slots() * self.stride * 2 * pairs * self.steps * BLOCK / 4;
+        let right = self.right_lines() * self.columns * self.right_plane() / 4;
+        let fits = u32::try_from(4 * left.max(right)).is_ok();
+        assert!(fits, "lines of {left} and {right} floats are too long");
+        (left, right)
+    }
+
     /// Lines of the output that units are.
     fn output_lines(&self, units: &Range<usize>) -> Range<usize> {
         let each = if self.minimal { OUTPUTS } else { 1 };
         units.start * each..(units.end * each).min(self.output.height)
     }
 
-    /// Lines of the input that units of a line read and the visit before, if these follow upon its units, has not laid out.
+    /// Lines of the input that units of a line read and the visit before, if these follow upon its units, has not laid out; at
+    /// points those units, from 0 on.
     fn new_lines(&self, units: &Range<usize>, follows: bool) -> Range<usize> {
         if self.minimal {
-            return 0..0;
+            return 0..units.len();
         }
         let first = (units.start * self.stride).saturating_sub(1);
         let first = if follows { first + 3 - self.stride } else { first };
@@ -238,26 +367,28 @@ unsafe impl Send for Maps {}
 // SAFETY: as above.
 unsafe impl Sync for Maps {}
 
-/// Some units of a block of images, added to some of the sums.
-struct Visit<'a> {
+/// Some units of a block of images, and where they are laid out.
+struct Visit {
     plan: Plan,
     block: Range<usize>,
     units: Range<usize>,
-    /// [`Plan::new_lines`].
-    new: Range<usize>,
     maps: Maps,
     /// `[slot][place modulo the stride][tile of channels][step]` blocks of 16 channels by 32 rows.
     left: *mut u8,
     /// `[line][columns]` planes, at points `[unit][point][columns]`.
     right: *mut u8,
-    steps: &'a mut [Step],
+    /// Pairs of tiles of channels that the left operand has.
     pairs: Range<usize>,
-    /// `[pair][columns][tap]` pairs of tiles.
-    sums: *mut f32,
-    accumulate: bool,
 }
 
-impl Job for Visit<'_> {
+/// Lays out lines of the input, or at points the lines that units' are transformed to, counted from the visit's first.
+struct Left<'a> {
+    visit: &'a Visit,
+    lines: Range<usize>,
+    pairs: Range<usize>,
+}
+
+impl Job for Left<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         // SAFETY: passed on to the caller; only an instruction set with the unit comes here.
@@ -265,49 +396,129 @@ impl Job for Visit<'_> {
     }
 }
 
-impl Visit<'_> {
+impl Left<'_> {
     /// # Safety
     /// The machine has the unit, and the buffers and maps are as the fields say.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma")]
-    unsafe fn compute(mut self) {
-        let Plan { steps, columns, .. } = self.plan;
+    unsafe fn compute(self) {
+        let Self { visit, lines, ref pairs } = self;
+        for line in lines {
+            // SAFETY: passed on to the caller.
+            unsafe {
+                if visit.plan.minimal {
+                    let first = (visit.units.start + line) * OUTPUTS;
+                    let slot = line * POINTS;
+                    visit.lay_out_left(first as isize - 1, slot, pairs, |lines| {
+                        minimal::input(lines)
+                    });
+                } else {
+                    let slot = line % visit.plan.slots();
+                    visit.lay_out_left(line as isize, slot, pairs, |line: [_; 1]| line);
+                }
+            }
+        }
+    }
+}
+
+/// Lays out units of the output's gradient.
+struct Right<'a> {
+    visit: &'a Visit,
+    units: Range<usize>,
+    columns: Range<usize>,
+}
+
+impl Job for Right<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        // SAFETY: passed on to the caller; only an instruction set with the unit comes here.
+        unsafe { self.compute() }
+    }
+}
+
+impl Right<'_> {
+    /// # Safety
+    /// As for [`Left`].
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma")]
+    unsafe fn compute(self) {
+        let Self { visit, units, ref columns } = self;
+        for unit in units {
+            let i = unit - visit.units.start;
+            // SAFETY: passed on to the caller.
+            unsafe {
+                if visit.plan.minimal {
+                    let (line, slot) = (unit * OUTPUTS, i * POINTS);
+                    visit.lay_out_right(line, slot, columns, |lines| minimal::gradient(lines));
+                } else {
+                    visit.lay_out_right(unit, i, columns, |line: [_; 1]| line);
+                }
+            }
+        }
+    }
+}
+
+/// Where sums lie: `[pair][column][tap]` pairs of tiles.
+#[derive(Clone, Copy)]
+struct SumsPlace {
+    /// Pair and column.
+    first: (usize, usize),
+    columns: usize,
+    taps: usize,
+}
+
+impl SumsPlace {
+    fn at(self, pair: usize, column: usize, tap: usize) -> usize {
+        let (pair, column) = (pair - self.first.0, column - self.first.1);
+        ((pair * self.columns + column) * self.taps + tap) * 2 * SUMS
+    }
+}
+
+/// What a visit adds to some of the sums.
+struct Products<'a> {
+    visit: &'a Visit,
+    pairs: Range<usize>,
+    columns: Range<usize>,
+    steps: &'a mut [Step],
+    sums: *mut f32,
+    place: SumsPlace,
+    accumulate: bool,
+}
+
+impl Job for Products<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        // SAFETY: passed on to the caller; only an instruction set with the unit comes here.
+        unsafe { self.compute() }
+    }
+}
+
+impl Products<'_> {
+    /// # Safety
+    /// As for [`Left`]; all that is read is laid out.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma")]
+    unsafe fn compute(self) {
+        let Self { visit, steps: all, sums, place, .. } = self;
+        let Plan { steps, stretch, in_channels, .. } = visit.plan;
+        let list = visit.plan.longest * steps;
+        let taps = visit.plan.taps();
+        let mut counts = [0; 3 * POINTS];
+        for (tap, count) in counts.iter_mut().enumerate().take(taps) {
+            *count = visit.list(tap, &mut all[tap * list..]);
+        }
         // SAFETY: passed on to the caller.
         unsafe {
-            if self.plan.minimal {
-                for (i, unit) in self.units.clone().enumerate() {
-                    let (line, slot) = (unit * OUTPUTS, i * POINTS);
-                    self.lay_out_left(line as isize - 1, slot, |lines| minimal::input(lines));
-                    self.lay_out_right(line, slot, |lines| minimal::gradient(lines));
-                }
-            } else {
-                for line in self.new.clone() {
-                    let slot = line % self.plan.slots();
-                    self.lay_out_left(line as isize, slot, |line: [_; 1]| line);
-                }
-                for (i, line) in self.units.clone().enumerate() {
-                    self.lay_out_right(line, i, |line: [_; 1]| line);
-                }
-            }
-            let list = self.plan.longest * steps;
-            let taps = self.plan.taps();
-            let mut counts = [0; 3 * POINTS];
-            for (tap, count) in counts.iter_mut().enumerate().take(taps) {
-                *count = self.list(tap, tap * list);
-            }
             let unit = Unit::new();
             let plane = steps * BLOCK;
-            for pair in self.pairs.clone() {
-                let a = self.left.wrapping_add((pair - self.pairs.start) * 2 * plane);
-                let tall = self.plan.in_channels > (2 * pair + 1) * SIDE;
-                for column in 0..columns {
-                    let b = self.right.wrapping_add(column * self.plan.right_plane());
-                    for start in (0..list).step_by(self.plan.stretch) {
+            for pair in self.pairs {
+                let a = visit.left.wrapping_add((pair - visit.pairs.start) * 2 * plane);
+                let tall = in_channels > (2 * pair + 1) * SIDE;
+                for column in self.columns.clone() {
+                    let b = visit.right.wrapping_add(column * visit.plan.right_plane());
+                    for start in (0..list).step_by(stretch) {
                         let accumulate = self.accumulate || start > 0;
                         for tap in 0..taps {
-                            let end = counts[tap].min(start + self.plan.stretch);
-                            let steps = &self.steps[tap * list..][start.min(end)..end];
-                            let at = ((pair * columns + column) * taps + tap) * 2 * SUMS;
-                            let c = self.sums.wrapping_add(at);
+                            let end = counts[tap].min(start + stretch);
+                            let steps = &all[tap * list..][start.min(end)..end];
+                            let c = sums.wrapping_add(place.at(pair, column, tap));
                             if tall {
                                 unit.pair(steps, a, plane, b, c, accumulate);
                             } else {
@@ -319,7 +530,9 @@ impl Visit<'_> {
             }
         }
     }
+}
 
+impl Visit {
     /// Bytes of a line of the left operand.
     fn left_line(&self) -> usize {
         self.plan.stride * self.left_segment()
@@ -330,9 +543,9 @@ impl Visit<'_> {
         2 * self.pairs.len() * self.plan.steps * BLOCK
     }
 
-    /// Writes the steps of a tap, or of a point and a tap of a line, from `at` on and returns how many there are, without those whose
+    /// Writes the steps of a tap, or of a point and a tap of a line, and returns how many there are, without those whose
     /// gradients lie all beside the map.
-    fn list(&mut self, tap: usize, at: usize) -> usize {
+    fn list(&self, tap: usize, to: &mut [Step]) -> usize {
         let Plan { images, output, stride, steps, columns, .. } = self.plan;
         let (vertical, horizontal) = (tap / 3, tap % 3);
         // The output's pixel `o` meets the input's `stride * o + horizontal - 1`, which is number `o + shift` of
@@ -359,7 +572,7 @@ impl Visit<'_> {
                     continue;
                 }
                 let (a, b) = (a + step * BLOCK, b + row * ROW);
-                self.steps[at + count] = Step { a: a as u32, b: b as u32 };
+                to[count] = Step { a: a as u32, b: b as u32 };
                 count += 1;
             }
         }
@@ -398,22 +611,24 @@ impl Visit<'_> {
         &self,
         line: isize,
         slot: usize,
+        pairs: &Range<usize>,
         transform: impl Fn([__m512; IN]) -> [__m512; OUT],
     ) {
         let Plan { images: Images { map, .. }, stride, in_channels, steps, .. } = self.plan;
         let across = map.width * in_channels;
         let image = map.height * across;
         let lines = Together::<IN>::new(line, map.height, across);
-        let to = self.left.wrapping_add(slot * self.left_line());
-        let first = 2 * self.pairs.start * SIDE;
-        let tiles = (2 * self.pairs.len()).min((in_channels - first).div_ceil(SIDE));
+        let before = 2 * (pairs.start - self.pairs.start) * steps * BLOCK;
+        let to = self.left.wrapping_add(slot * self.left_line() + before);
+        let first = 2 * pairs.start * SIDE;
+        let tiles = (2 * pairs.len()).min((in_channels - first).div_ceil(SIDE));
         for (segment, step) in (0..stride).flat_map(|i| (0..steps).map(move |step| (i, step))) {
             let to = to.wrapping_add(segment * self.left_segment());
             // Pairs of images of this step's pixels and of the next step's, each in a place of its own.
             let place = |row: usize| {
                 self.place(self.maps.input, map, line, row, (segment, stride), in_channels)
             };
-            let pairs: [_; SIDE] = std::array::from_fn(|j| place(step * DEPTH + 2 * j));
+            let rows: [_; SIDE] = std::array::from_fn(|j| place(step * DEPTH + 2 * j));
             for j in 0..SIDE {
                 let (next, _) = place((step + 1) * DEPTH + 2 * j);
                 let next = next.wrapping_add(first);
@@ -429,7 +644,7 @@ impl Visit<'_> {
                 unsafe {
                     let mut upper = [[_mm512_setzero_si512(); SIDE]; OUT];
                     let mut lower = upper;
-                    for (j, (from, images)) in pairs.into_iter().enumerate() {
+                    for (j, (from, images)) in rows.into_iter().enumerate() {
                         let read = |i: usize| {
                             let from = from.wrapping_add(i * image + channel);
                             transform(lines.load(from, if images > i { width } else { 0 }))
@@ -459,6 +674,7 @@ impl Visit<'_> {
         &self,
         line: usize,
         slot: usize,
+        some: &Range<usize>,
         transform: impl Fn([__m512; IN]) -> [__m512; OUT],
     ) {
         let Plan { images, output, out_channels, columns, .. } = self.plan;
@@ -469,10 +685,12 @@ impl Visit<'_> {
         let lines = Together::<IN>::new(line, output.height, across);
         let to = self.right.wrapping_add(slot * columns * plane);
         let half = images.images / 2;
+        let (first, end) = (some.start * SIDE, (some.end * SIDE).min(out_channels));
+        let width = end - first;
         // SAFETY: only lines (`Together`), images (`place`) and channels that there are are read, and the lines have room.
         unsafe {
-            for column in 0..OUT * columns {
-                let to = to.wrapping_add(column * plane);
+            for (i, column) in (0..OUT).flat_map(|i| some.clone().map(move |column| (i, column))) {
+                let to = to.wrapping_add((i * columns + column) * plane);
                 to.write_bytes(0, half * ROW);
                 let end = (half + half * output.width) * ROW;
                 to.wrapping_add(end).write_bytes(0, plane - end);
@@ -483,11 +701,12 @@ impl Visit<'_> {
                 };
                 // The next pixel of these images is fetched meanwhile.
                 let (next, _) = place(j + half);
-                lines.fetch(next, out_channels);
-                lines.fetch(next.wrapping_add(image), out_channels);
+                let (next, n) = (next.wrapping_add(first), width);
+                lines.fetch(next, n);
+                lines.fetch(next.wrapping_add(image), n);
                 let (from, images) = place(j);
                 let to = to.wrapping_add((half + j) * ROW);
-                for column in 0..columns {
+                for column in some.clone() {
                     let channel = column * SIDE;
                     let width = SIDE.min(out_channels - channel);
                     let read = |i: usize| {
@@ -510,8 +729,10 @@ struct Merge<'a> {
     plan: Plan,
     shape: &'a ConvShape,
     sums: *const f32,
+    place: SumsPlace,
     copy_len: usize,
     pair: usize,
+    columns: Range<usize>,
     tap: usize,
     to: *mut f32,
 }
@@ -529,11 +750,11 @@ impl Merge<'_> {
     /// The machine has AVX-512, and the fields' buffers are there.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma")]
     unsafe fn compute(&self) {
-        let Plan { in_channels, out_channels, columns, .. } = self.plan;
+        let Plan { in_channels, out_channels, .. } = self.plan;
         let first = 2 * self.pair * SIDE;
-        for column in 0..columns {
-            let width = SIDE.min(out_channels - column * SIDE);
-            for row in 0..(2 * SIDE).min(in_channels - first) {
+        for row in 0..(2 * SIDE).min(in_channels - first) {
+            for column in self.columns.clone() {
+                let width = SIDE.min(out_channels - column * SIDE);
                 // SAFETY: the sums are there, and only active channels' gradients are touched.
                 unsafe {
                     let sum = |tap| self.sum((column, tap), row);
@@ -558,8 +779,8 @@ impl Merge<'_> {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma")]
     unsafe fn sum(&self, (column, tap): (usize, usize), row: usize) -> __m512 {
-        let Plan { columns, copies, .. } = self.plan;
-        let at = ((self.pair * columns + column) * self.plan.taps() + tap) * 2 * SUMS;
+        let Plan { copies, .. } = self.plan;
+        let at = self.place.at(self.pair, column, tap);
         let from = self.sums.wrapping_add(at + row * SIDE);
         // SAFETY: passed on to the caller.
         unsafe {
