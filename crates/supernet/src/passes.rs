@@ -156,20 +156,22 @@ impl<B: Backend> Backward<'_, B> {
         Ok(())
     }
 
-    /// From there to the stem's parameters.
+    /// From there to the stem's parameters; `grad` is turned into others, and `inner` is room for one.
     pub fn stem(
         &mut self,
         plan: &Plan,
         images: MapView<'_, B>,
         tape: &mut StemTape<B>,
-        flowing: &mut Flowing<B>,
+        grad: &mut B::Map,
+        inner: &mut B::Map,
     ) -> Result<(), SupernetError> {
-        let Flowing { grad, inner, .. } = flowing;
-        if plan.max_pool() {
+        let grad = if plan.max_pool() {
             inner.reserve(pool_shape(plan, self.batch).input_len())?;
             self.backend.max_pool_backward(plan, self.batch, &tape.places, grad, inner)?;
-            std::mem::swap(grad, inner);
-        }
+            inner
+        } else {
+            grad
+        };
         self.norm_weight(&plan.stem, &mut tape.conv, true, None, grad, images)
     }
 

@@ -200,7 +200,7 @@ impl<B: Backend> Session<B> {
             Backward { backend, params, grads, batch, batch_statistics: *batch_statistics };
         let Tape { stem, blocks, .. } = tape;
         ctx.blocks(plan, stem.first(plan), blocks, grad_features, flowing)?;
-        ctx.stem(plan, images, stem, flowing)
+        ctx.stem(plan, images, stem, &mut flowing.grad, &mut flowing.inner)
     }
 
     /// Eval-mode logits [N, classes]: running statistics, folded into the convolutions.

@@ -36,8 +36,9 @@ pub struct Siblings<'s> {
     widest: &'s Plan,
     params: &'s [f32],
     images: &'s [f32],
-    /// Whether a gradient of the stem's output has come.
-    any: bool,
+    /// Whether there is a sum of gradients of the stem's output, and the channels of one that is still where gradients flow.
+    summed: bool,
+    pending: Option<usize>,
 }
 
 impl Session {
@@ -64,7 +65,7 @@ impl Session {
         let Self { backend, tape, .. } = self;
         tape.stem.reserve(widest, batch)?;
         Forward { backend, params, norms, batch }.stem(widest, images, &mut tape.stem)?;
-        Ok(Siblings { session: self, widest, params, images, any: false })
+        Ok(Siblings { session: self, widest, params, images, summed: false, pending: None })
     }
 }
 
@@ -119,60 +120,53 @@ impl Siblings<'_> {
         grad_logits: &[f32],
         grads: &mut [f32],
     ) -> Result<(), SupernetError> {
-        let Self { session, widest, params, any, .. } = self;
-        let Session {
-            backend,
-            tape,
-            flowing,
-            batch,
-            batch_statistics,
-            siblings,
-            grad_features,
-            ..
-        } = &mut **session;
+        self.sum();
+        let batch_statistics = self.session.batch_statistics;
+        let Self { session, widest, params, pending, .. } = self;
+        let Session { backend, tape, flowing, batch, siblings, grad_features, .. } = &mut **session;
         assert_eq!(grads.len(), params.len(), "gradients and parameters");
         let Tape { stem, blocks, features, .. } = tape;
         grad_features.reserve(*batch * plan.features());
-        let into = &mut *grad_features;
-        backend.classify_backward(
-            plan,
-            *batch,
-            params,
-            features.get(),
-            grad_logits,
-            into,
-            grads,
-        )?;
+        let (features, into) = (features.get(), &mut *grad_features);
+        backend.classify_backward(plan, *batch, params, features, grad_logits, into, grads)?;
         let (channels, all) = (plan.stem.out_channels, widest.stem.out_channels);
         let first = if channels < all { &siblings.first } else { stem.first(widest) };
-        let batch_statistics = *batch_statistics;
         let mut ctx = Backward { backend, params: *params, grads, batch: *batch, batch_statistics };
         ctx.blocks(plan, first, blocks, grad_features.get(), flowing)?;
-        match (*any, channels < all) {
-            (false, false) => std::mem::swap(&mut flowing.grad, &mut siblings.grad),
-            (false, true) => {
-                let sum = siblings.grad.reserve(widest.first_len(*batch));
-                put_leading(channels, flowing.grad.get(), all, sum);
-            }
-            (true, _) => add_leading(channels, flowing.grad.get(), all, siblings.grad.get_mut()),
-        }
-        *any = true;
+        *pending = Some(channels);
         Ok(())
+    }
+
+    /// Adds the last subnet's gradient of the stem's output to the others'.
+    fn sum(&mut self) {
+        let Self { session, widest, summed, pending, .. } = self;
+        let Some(channels) = pending.take() else { return };
+        let Session { flowing, batch, siblings, .. } = &mut **session;
+        let (grad, all) = (flowing.grad.get(), widest.stem.out_channels);
+        if std::mem::replace(summed, true) {
+            add_leading(channels, grad, all, siblings.grad.get_mut());
+        } else {
+            put_leading(channels, grad, all, siblings.grad.reserve(widest.first_len(*batch)));
+        }
     }
 
     /// Adds the gradient of the stem's parameters, for all subnets together.
     ///
     /// # Errors
     /// When the machine fails; the CPU does not.
-    pub fn finish(self, grads: &mut [f32]) -> Result<(), SupernetError> {
-        let Self { session, widest, params, images, any } = self;
-        if !any {
+    pub fn finish(mut self, grads: &mut [f32]) -> Result<(), SupernetError> {
+        let alone = !self.summed && self.pending == Some(self.widest.stem.out_channels);
+        if !alone {
+            self.sum();
+        }
+        let Self { session, widest, params, images, summed, .. } = self;
+        if !summed && !alone {
             return Ok(());
         }
         let Session { backend, tape, flowing, batch, batch_statistics, siblings, .. } = session;
-        std::mem::swap(&mut flowing.grad, &mut siblings.grad);
         let (batch, batch_statistics) = (*batch, *batch_statistics);
         let mut ctx = Backward { backend, params, grads, batch, batch_statistics };
-        ctx.stem(widest, images, &mut tape.stem, flowing)
+        let grad = if alone { &mut flowing.grad } else { &mut siblings.grad };
+        ctx.stem(widest, images, &mut tape.stem, grad, &mut flowing.inner)
     }
 }
