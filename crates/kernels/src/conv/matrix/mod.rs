@@ -47,11 +47,6 @@ const LEAST_CHANNELS_OF_STRIDE_2: usize = 24;
 /// Product of the channels of a layer whose filters, split into halves, outgrow the caches: there Winograd's fewer
 /// products win forward.
 const MOST_WEIGHTS: usize = 300 * 300;
-/// The gradient of a weight is made here for so many images and more, or filters or pixels of a map up to these: else many sums
-/// of few terms go to and fro. On small maps Winograd's tiles are mostly empty.
-const MANY_IMAGES: usize = 16;
-const MANY_WEIGHTS: usize = 200 * 200;
-const SMALL_MAP: usize = 8 * 8;
 
 /// Whether the output of a convolution and the gradient of its input are made here.
 pub(super) fn correlates(shape: &ConvShape) -> bool {
@@ -72,17 +67,12 @@ pub(super) fn correlates(shape: &ConvShape) -> bool {
 
 /// Whether the gradient of its weight is.
 pub(super) fn sums(shape: &ConvShape) -> bool {
-    let ConvShape { batch, height, width, in_channels, out_channels, kernel, stride, .. } = *shape;
+    let ConvShape { batch, in_channels, out_channels, kernel, stride, .. } = *shape;
     let least = in_channels.min(out_channels);
     kernel == 3
         && batch >= LEAST_IMAGES
         && match stride {
-            1 => {
-                least >= LEAST_CHANNELS_OF_GRADIENT
-                    && (batch >= MANY_IMAGES
-                        || in_channels * out_channels <= MANY_WEIGHTS
-                        || height * width <= SMALL_MAP)
-            }
+            1 => least >= LEAST_CHANNELS_OF_GRADIENT,
             2 => least >= LEAST_CHANNELS_OF_STRIDE_2,
             _ => false,
         }

@@ -24,10 +24,11 @@ const FEW_COPIES: usize = 4;
 const TASKS: usize = 2;
 /// Most copies.
 const COPIES: usize = 8;
-/// Steps that tiles of sums are loaded and stored for, and how many where the sums outgrow a core's own
-/// cache.
-const STEPS: usize = 7;
-const MANY_STEPS: usize = 28;
+/// Steps that tiles of sums are loaded and stored for.
+const STEPS: usize = 4;
+/// Steps of a visit at least, and where the sums outgrow a core's own cache.
+const VISIT: usize = 7;
+const MANY_VISIT: usize = 28;
 /// Floats of sums of nine taps from which on they do.
 const MANY_SUMS: usize = 256 << 10;
 /// Pixels of a line from which on zeros beside it cost less than longer blocks.
@@ -225,8 +226,8 @@ pub(in crate::conv) fn takes_norm(shape: &ConvShape) -> bool {
     plan.pieces == 1 && !plan.alone()
 }
 
-/// How the work is cut. A sum runs over pixels and images, in steps of [`DEPTH`] rows of a line; a tile of
-/// sums is loaded and stored once for some lines of a block of images, which is a visit.
+/// How the work is cut. A sum runs over pixels and images, in steps of [`DEPTH`] rows of a line; some lines of
+/// a block of images are a visit, for which pixels are laid out.
 #[derive(Clone, Copy)]
 struct Plan {
     /// Of the input.
@@ -241,8 +242,6 @@ struct Plan {
     columns: usize,
     /// Steps of a line.
     steps: usize,
-    /// Steps that a tile of sums is loaded and stored for.
-    stretch: usize,
     /// Whether four lines of the output are taken together, at the points of [`minimal`].
     minimal: bool,
     /// Lines of the output, or fours of them.
@@ -266,10 +265,10 @@ impl Plan {
         let (pairs, columns) = (in_channels.div_ceil(2 * SIDE), out_channels.div_ceil(SIDE));
         let steps = (width * images.images).div_ceil(DEPTH);
         let many = pairs * columns * TAPS * 2 * SUMS > MANY_SUMS;
-        let stretch = if many { MANY_STEPS } else { STEPS };
+        let least = if many { MANY_VISIT } else { VISIT };
         let minimal = stride == 1 && minimal::pays(output);
         let units = if minimal { height.div_ceil(OUTPUTS) } else { height };
-        let parts = units.div_ceil(stretch.div_ceil(steps));
+        let parts = units.div_ceil(least.div_ceil(steps));
         let longest = units.div_ceil(parts);
         let pays = if many { MANY_COPY_PIXELS } else { COPY_PIXELS };
         let paid = batch * height * width / pays;
@@ -285,7 +284,6 @@ impl Plan {
             pairs,
             columns,
             steps,
-            stretch,
             minimal,
             units,
             parts,
@@ -497,7 +495,7 @@ impl Products<'_> {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma")]
     unsafe fn compute(self) {
         let Self { visit, steps: all, sums, place, .. } = self;
-        let Plan { steps, stretch, in_channels, .. } = visit.plan;
+        let Plan { steps, in_channels, .. } = visit.plan;
         let list = visit.plan.longest * steps;
         let taps = visit.plan.taps();
         let mut counts = [0; 3 * POINTS];
@@ -511,12 +509,17 @@ impl Products<'_> {
             for pair in self.pairs {
                 let a = visit.left.wrapping_add((pair - visit.pairs.start) * 2 * plane);
                 let tall = in_channels > (2 * pair + 1) * SIDE;
-                for column in self.columns.clone() {
-                    let b = visit.right.wrapping_add(column * visit.plan.right_plane());
-                    for start in (0..list).step_by(stretch) {
-                        let accumulate = self.accumulate || start > 0;
-                        for tap in 0..taps {
-                            let end = counts[tap].min(start + stretch);
+                // A few steps' pixels stay in the first cache for all columns, which costs their sums a way to the second and back.
+                let starts = (0..list).step_by(STEPS);
+                let lines = (0..taps).step_by(3).map(|first| first..first + 3);
+                for (taps, start) in
+                    lines.flat_map(|taps| starts.clone().map(move |i| (taps.clone(), i)))
+                {
+                    let accumulate = self.accumulate || start > 0;
+                    for column in self.columns.clone() {
+                        let b = visit.right.wrapping_add(column * visit.plan.right_plane());
+                        for tap in taps.clone() {
+                            let end = counts[tap].min(start + STEPS);
                             let steps = &all[tap * list..][start.min(end)..end];
                             let c = sums.wrapping_add(place.at(pair, column, tap));
                             if tall {
