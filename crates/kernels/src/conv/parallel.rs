@@ -55,10 +55,10 @@ pub(super) fn for_each_in_lists<T: Clone + Send + Sync>(
     });
 }
 
-/// Part `i` of `parts` of `0..len`, as even as `step` allows, and longer ones before shorter ones: threads wait for what is begun last.
+/// Part `i` of `parts` of `0..len`, as even as `step` allows.
 pub(super) fn part(len: usize, step: usize, parts: usize, i: usize) -> Range<usize> {
     let steps = len.div_ceil(step);
-    let at = |i: usize| ((steps * i).div_ceil(parts) * step).min(len);
+    let at = |i: usize| (steps * i / parts * step).min(len);
     at(i)..at(i + 1)
 }
 
