@@ -107,7 +107,8 @@ impl Learner {
     /// One update from one batch: forward and backward through every plan, gradients summed.
     ///
     /// `images` is [N, H, W, C], `labels` `[N]`, `soft_labels` the teacher's [N, classes]. With
-    /// several plans the report is their mean; the update is that of the sum, as in the paper.
+    /// several plans the report is their mean; the update is that of the sum, as in the paper. The plans are gone through
+    /// more than once, hence an iterator that can be cloned; their stems are computed once ([`Session::siblings`]).
     ///
     /// # Errors
     /// When `images` is not a whole number of images.

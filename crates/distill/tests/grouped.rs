@@ -116,6 +116,23 @@ fn weights_of_one_and_norms_change_nothing() {
     assert_eq!(weighted.weights(), plain.weights());
 }
 
+/// For their norms, subnets go through stems of their own.
+#[test]
+fn norms_of_several_subnets_change_an_update_by_rounding_only() {
+    let f = Fixture::new();
+    let (mut plain, mut measured) =
+        (f.learner(0.9, 1e-3, BnMode::Tracked), f.learner(0.9, 1e-3, BnMode::Tracked));
+    let tasks = f.tasks(&[0.1, 0.05, 0.1], &[0; 3]);
+    let mut norms = GradientNorms::default();
+    let expected = plain.step_grouped(&tasks, &f.batch(), None).unwrap();
+    let found = measured.step_grouped(&tasks, &f.batch(), Some(&mut norms)).unwrap();
+    assert!((found.loss - expected.loss).abs() < 1e-5, "{found:?}, {expected:?}");
+    let (plain, measured) = (&plain.weights().params, &measured.weights().params);
+    let moved = distance(plain, &f.start.params);
+    let apart = distance(plain, measured);
+    assert!(apart < 1e-4 * moved, "{apart} apart, {moved} from the start");
+}
+
 #[test]
 fn each_group_steps_with_its_own_velocity() {
     // By hand: one learner whose velocity is exchanged before each group's turn.

@@ -7,22 +7,24 @@ use slimtau_parallel::{chunks, chunks_mut, for_each_chunk};
 const CHUNK: usize = 1 << 16;
 
 /// Calls `task` with parts of both buffers, of so many channels, that are the same whole rows.
-fn for_each_part<A: Send + Sync, B: Send + Sync>(
-    (narrow, a): (usize, &[A]),
-    (wide, b): (usize, &mut [B]),
-    task: impl Fn(&[A], &mut [B]) + Sync,
+fn for_each_part(
+    (from, x): (usize, &[f32]),
+    (to, y): (usize, &mut [f32]),
+    task: impl Fn(&[f32], &mut [f32]) + Sync,
 ) {
-    assert!(narrow > 0 && wide > 0, "a tensor needs at least one channel");
-    assert!(b.len().is_multiple_of(wide), "{} floats in {wide} channels", b.len());
-    assert_eq!(a.len() / narrow, b.len() / wide, "rows");
-    let rows = (CHUNK / narrow.max(wide)).max(1);
-    for_each_chunk((chunks_mut(b, rows * wide), chunks(a, rows * narrow)), |_, (b, a)| task(a, b));
+    assert!(from > 0 && to > 0, "a tensor needs at least one channel");
+    for (len, channels) in [(x.len(), from), (y.len(), to)] {
+        assert!(len.is_multiple_of(channels), "{len} floats in {channels} channels");
+    }
+    assert_eq!(x.len() / from, y.len() / to, "rows");
+    let rows = (CHUNK / from.max(to)).max(1);
+    for_each_chunk((chunks_mut(y, rows * to), chunks(x, rows * from)), |_, (y, x)| task(x, y));
 }
 
 /// `y[row] = x[row][..channels]` of `x: [rows, all]`.
 ///
 /// # Panics
-/// When `channels` is more than `all` or the buffers have not as many rows.
+/// When `channels` is 0 or more than `all`, or the buffers are not equally many whole rows.
 pub fn take_leading(all: usize, x: &[f32], channels: usize, y: &mut [f32]) {
     let _span = tracing::trace_span!("leading").entered();
     assert!(channels <= all, "{channels} of {all} channels");
@@ -99,5 +101,17 @@ mod tests {
     #[should_panic(expected = "rows")]
     fn other_rows_are_refused() {
         take_leading(2, &[0.0; 6], 1, &mut [0.0; 2]);
+    }
+
+    #[test]
+    #[should_panic(expected = "7 floats in 2 channels")]
+    fn a_part_of_a_row_is_refused() {
+        take_leading(2, &[0.0; 7], 1, &mut [0.0; 3]);
+    }
+
+    #[test]
+    #[should_panic(expected = "3 of 2 channels")]
+    fn more_channels_than_there_are_are_refused() {
+        add_leading(3, &[0.0; 6], 2, &mut [0.0; 4]);
     }
 }

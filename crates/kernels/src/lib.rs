@@ -7,11 +7,11 @@
 //! - module [`conv`]: convolution.
 //! - module [`norm`]: batch norm with residual and ReLU.
 //! - module [`pool`]: max pool and average pool.
-//! - module [`leading`]: the leading channels of a wider map.
 //! - module [`linear`]: the dense layer.
 //! - module [`loss`]: cross-entropy, InfoNCE and what the contrastive head needs.
 //! - module [`ops`]: all of these as candle operations with gradients.
 //! - module `gpu` (with the feature of that name): the same on NVIDIA GPUs.
+//! - module [`leading`]: the leading channels of a wider map, over slices only.
 //!
 //! ```
 //! use slimtau_kernels::Scratch;

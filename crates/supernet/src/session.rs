@@ -98,6 +98,7 @@ impl<B: Backend> Session<B> {
         flowing.reserve(plan.convs().map(len).max().unwrap_or(0))?;
         let projections = plan.blocks.iter().filter_map(|block| block.projection.as_ref());
         shortcut.reserve(projections.map(len).max().unwrap_or(0))?;
+        self.siblings.room = plan.first_len(images);
         self.room = images;
         Ok(())
     }

@@ -6,13 +6,12 @@
 //! given what the forward pass left, the stem's gradient is linear in that of its output: those of all subnets are summed first and
 //! go through the stem once.
 
-use crate::backend::{Backend, Cpu, StatisticsAt};
+use crate::backend::{Backend, Cpu, StatisticsAt, Tracked, track};
 use crate::passes::{Backward, Forward};
 use crate::plan::Plan;
 use crate::tape::Tape;
 use crate::{Norms, Session, SupernetError};
 use slimtau_kernels::leading::{add_leading, put_leading, take_leading};
-use slimtau_kernels::norm::update_running;
 
 /// What siblings need of a session beside their tapes.
 pub(crate) struct Memory<B: Backend> {
@@ -20,16 +19,32 @@ pub(crate) struct Memory<B: Backend> {
     first: B::Map,
     /// The sum of the gradients of the stem's output.
     grad: B::Map,
+    /// The length of either that there is to be room for, whatever the plan.
+    pub room: usize,
 }
 
 impl<B: Backend> Memory<B> {
     pub fn new(backend: &B) -> Self {
-        Self { first: backend.map(), grad: backend.map() }
+        Self { first: backend.map(), grad: backend.map(), room: 0 }
+    }
+}
+
+impl Memory<Cpu> {
+    fn first(&mut self, len: usize) -> &mut [f32] {
+        self.first.reserve(self.room.max(len));
+        self.first.reserve(len)
+    }
+
+    fn grad(&mut self, len: usize) -> &mut [f32] {
+        self.grad.reserve(self.room.max(len));
+        self.grad.reserve(len)
     }
 }
 
 /// Training passes of several subnets on the same images and weights, whose stems are computed once: made by
 /// [`Session::siblings`], ended by [`Siblings::finish`].
+///
+/// Where it is dropped without `finish`, as after an error, gradients that were added lack the stem's.
 #[must_use = "the stem's gradient is added by `finish`"]
 pub struct Siblings<'s> {
     session: &'s mut Session,
@@ -39,6 +54,8 @@ pub struct Siblings<'s> {
     /// Whether there is a sum of gradients of the stem's output, and the channels of one that is still where gradients flow.
     summed: bool,
     pending: Option<usize>,
+    /// Channels of the stem of the subnet whose forward pass waits for its backward pass.
+    ahead: Option<usize>,
 }
 
 impl Session {
@@ -65,7 +82,15 @@ impl Session {
         let Self { backend, tape, .. } = self;
         tape.stem.reserve(widest, batch)?;
         Forward { backend, params, norms, batch }.stem(widest, images, &mut tape.stem)?;
-        Ok(Siblings { session: self, widest, params, images, summed: false, pending: None })
+        Ok(Siblings {
+            session: self,
+            widest,
+            params,
+            images,
+            summed: false,
+            pending: None,
+            ahead: None,
+        })
     }
 }
 
@@ -76,52 +101,55 @@ impl Siblings<'_> {
     /// When the machine fails; the CPU does not.
     ///
     /// # Panics
-    /// When the subnet's stem is wider than the widest, or `norms` is of another kind than what [`Session::siblings`] was given.
+    /// When the subnet's stem is wider than the widest or of another layout, or when `norms` has batch statistics where [`Session::siblings`] was
+    /// given running ones, or the other way round. [`Norms::Frozen`] has to have the same buffers.
     pub fn forward(&mut self, plan: &Plan, norms: Norms<'_>) -> Result<&[f32], SupernetError> {
-        let Self { session, widest, params, .. } = self;
+        self.sum();
+        let Self { session, widest, params, ahead, .. } = self;
         let Session { backend, tape, shortcut, batch, batch_statistics, siblings, .. } =
             &mut **session;
         assert_eq!(norms.batch_statistics(), *batch_statistics, "norms of one kind");
         let (channels, all) = (plan.stem.out_channels, widest.stem.out_channels);
         assert!(channels <= all, "a stem of {channels} channels, the widest of {all}");
+        assert_eq!(plan.stem.slot, widest.stem.slot, "stems of one layout");
         tape.reserve_blocks(backend, plan, *batch)?;
         let Tape { stem, blocks, features, logits } = tape;
         let mut ctx = Forward { backend, params: *params, norms, batch: *batch };
         if let Norms::Tracked { buffers, momentum } = &mut ctx.norms {
-            let StatisticsAt { mean, var } = StatisticsAt::of(&plan.stem);
-            let [mean, var] = buffers.get_disjoint_mut([mean, var]).expect("two tensors");
-            let (of_mean, of_var) =
-                (&stem.conv.mean.get()[..channels], &stem.conv.var.get()[..channels]);
-            let rows = stem.out.get().len() / all;
-            update_running(*momentum, rows, of_mean, of_var, mean, var);
+            let (at, momentum) = (StatisticsAt::of(&plan.stem), *momentum);
+            let tracked = Tracked { running: &mut **buffers, at, momentum };
+            let [mean, var] = [&stem.conv.mean, &stem.conv.var].map(|own| &own.get()[..channels]);
+            track(tracked, stem.out.get().len() / all, mean, var);
         }
         let mut first = stem.first(widest);
         if channels < all {
-            let narrow = siblings.first.reserve(plan.first_len(*batch));
+            let narrow = siblings.first(plan.first_len(*batch));
             take_leading(all, first.get(), channels, narrow);
             first = &siblings.first;
         }
         ctx.blocks(plan, first, blocks, shortcut, features)?;
         backend.classify(plan, *batch, params, features.get(), logits)?;
+        *ahead = Some(channels);
         Ok(logits.get())
     }
 
     /// Adds the gradient of the parameters behind the stem that the last [`Siblings::forward`] used, given that of its
-    /// logits. Once per forward pass, with its subnet.
+    /// logits. Once per forward pass, with its subnet, and always into the same `grads` as [`Siblings::finish`].
     ///
     /// # Errors
     /// When the machine fails; the CPU does not.
     ///
     /// # Panics
-    /// When `grad_logits` or `grads` have another length than the forward pass implies.
+    /// When `grad_logits` or `grads` have another length than the forward pass implies, or that was not the last pass, or had another stem.
     pub fn backward(
         &mut self,
         plan: &Plan,
         grad_logits: &[f32],
         grads: &mut [f32],
     ) -> Result<(), SupernetError> {
-        self.sum();
         let batch_statistics = self.session.batch_statistics;
+        let ahead = self.ahead.take().expect("a forward pass before each backward pass");
+        assert_eq!(ahead, plan.stem.out_channels, "the subnet of the forward pass");
         let Self { session, widest, params, pending, .. } = self;
         let Session { backend, tape, flowing, batch, siblings, grad_features, .. } = &mut **session;
         assert_eq!(grads.len(), params.len(), "gradients and parameters");
@@ -146,7 +174,7 @@ impl Siblings<'_> {
         if std::mem::replace(summed, true) {
             add_leading(channels, grad, all, siblings.grad.get_mut());
         } else {
-            put_leading(channels, grad, all, siblings.grad.reserve(widest.first_len(*batch)));
+            put_leading(channels, grad, all, siblings.grad(widest.first_len(*batch)));
         }
     }
 
@@ -154,7 +182,11 @@ impl Siblings<'_> {
     ///
     /// # Errors
     /// When the machine fails; the CPU does not.
+    ///
+    /// # Panics
+    /// When `grads` has another length than the parameters.
     pub fn finish(mut self, grads: &mut [f32]) -> Result<(), SupernetError> {
+        assert_eq!(grads.len(), self.params.len(), "gradients and parameters");
         let alone = !self.summed && self.pending == Some(self.widest.stem.out_channels);
         if !alone {
             self.sum();

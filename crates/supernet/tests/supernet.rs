@@ -411,61 +411,117 @@ fn a_file_that_does_not_fit_is_refused() {
 /// Logits of each subnet, the sum of gradients, and running statistics.
 type Found = (Vec<Vec<f32>>, Vec<f32>, Vec<f32>);
 
-/// Passes one after the other, and as siblings.
-fn siblings(f: &Fixture, plans: &[Plan], mode: BnMode) -> [Found; 2] {
-    let (params, images) = (&f.weights.params, f.images(6));
+/// Passes one after the other, and as siblings, in one session.
+fn siblings(f: &Fixture, session: &mut Session, plans: &[Plan], mode: BnMode) -> [Found; 2] {
+    let (params, images) = (&f.weights.params, f.images(2));
     let upstream = |k: usize, n: usize| normal(&format!("gradient {k}"), n);
-    let apart = {
-        let (mut session, mut buffers) = (Session::new(), f.weights.buffers.clone());
-        let (mut all, mut grads) = (Vec::new(), vec![0.0; params.len()]);
-        for (k, plan) in plans.iter().enumerate() {
-            let norms = mode.training(&mut buffers[..], 0.1);
-            let logits = session.forward(plan, params, norms, &images).unwrap().to_vec();
-            let grad_logits = upstream(k, logits.len());
-            session.backward(plan, params, &images, &grad_logits, &mut grads);
-            all.push(logits);
-        }
-        (all, grads, buffers)
-    };
-    let (mut session, mut buffers) = (Session::new(), f.weights.buffers.clone());
-    let (mut all, mut grads) = (Vec::new(), vec![0.0; params.len()]);
-    let widest = plans.iter().max_by_key(|plan| plan.stem_channels()).unwrap();
-    let norms = mode.training(&mut buffers[..], 0.1);
-    let mut siblings = session.siblings(widest, params, &norms, &images).unwrap();
+    let (mut apart, mut buffers) = (Vec::new(), f.weights.buffers.clone());
+    let mut grads = vec![0.0; params.len()];
     for (k, plan) in plans.iter().enumerate() {
         let norms = mode.training(&mut buffers[..], 0.1);
-        let logits = siblings.forward(plan, norms).unwrap().to_vec();
-        siblings.backward(plan, &upstream(k, logits.len()), &mut grads).unwrap();
-        all.push(logits);
+        let logits = session.forward(plan, params, norms, &images).unwrap().to_vec();
+        session.backward(plan, params, &images, &upstream(k, logits.len()), &mut grads);
+        apart.push(logits);
     }
-    siblings.finish(&mut grads).unwrap();
-    [apart, (all, grads, buffers)]
+    let apart = (apart, grads, buffers);
+
+    let (mut together, mut buffers) = (Vec::new(), f.weights.buffers.clone());
+    let mut grads = vec![0.0; params.len()];
+    let widest = plans.iter().max_by_key(|plan| plan.stem_channels()).unwrap();
+    let norms = mode.training(&mut buffers[..], 0.1);
+    let mut passes = session.siblings(widest, params, &norms, &images).unwrap();
+    for (k, plan) in plans.iter().enumerate() {
+        let norms = mode.training(&mut buffers[..], 0.1);
+        let logits = passes.forward(plan, norms).unwrap().to_vec();
+        passes.backward(plan, &upstream(k, logits.len()), &mut grads).unwrap();
+        together.push(logits);
+    }
+    passes.finish(&mut grads).unwrap();
+    [apart, (together, grads, buffers)]
 }
 
 #[test]
 fn siblings_are_the_same_passes_with_one_stem() {
     let pooled = SPACE.replace("max_pool = false", "max_pool = true");
     for f in [Fixture::new(), Fixture::of(&pooled)] {
-        let plans: Vec<Plan> = f.archs().iter().map(|arch| f.plan(arch)).collect();
+        let archs = f.archs();
+        let plans: Vec<Plan> = archs.iter().chain([&archs[0]]).map(|arch| f.plan(arch)).collect();
+        let mut session = Session::new();
         for mode in [BnMode::Tracked, BnMode::Recalibrated, BnMode::Frozen] {
-            // The widest first and last, narrow ones first, and one of each alone.
-            for first in 0..plans.len() {
-                for count in [1, 3] {
-                    let some: Vec<_> =
-                        plans.iter().cycle().skip(first).take(count).cloned().collect();
-                    let [apart, together] = siblings(&f, &some, mode);
-                    let case = format!("{mode} from {first}, {count}");
-                    if count == 1 {
-                        assert!(apart == together, "{case}");
-                    }
-                    for (a, b) in apart.0.iter().zip(&together.0) {
-                        assert_near(a, b, 1e-4, &case);
-                    }
-                    assert_near(&apart.1, &together.1, 1e-3, &case);
-                    assert_near(&apart.2, &together.2, 1e-5, &case);
+            // The widest first and last, narrow ones first, equal ones, and each alone.
+            for (first, count) in (0..plans.len()).flat_map(|i| [1, 2, 3].map(|count| (i, count))) {
+                let some: Vec<_> = plans.iter().cycle().skip(first).take(count).cloned().collect();
+                let [apart, together] = siblings(&f, &mut session, &some, mode);
+                let case = format!("{mode} from {first}, {count}");
+                if count == 1 {
+                    assert!(apart == together, "{case}");
                 }
+                for (a, b) in apart.0.iter().zip(&together.0) {
+                    assert_near(a, b, 1e-4, &case);
+                }
+                // The stem's tensors, which come first, one by one, and all others together.
+                for slot in &f.layout.tensors()[..5] {
+                    let of = |found: &Found| {
+                        let all = if slot.buffer { &found.2 } else { &found.1 };
+                        all[slot.range.clone()].to_vec()
+                    };
+                    let bound = if slot.buffer { 1e-6 } else { 1e-3 };
+                    assert_near(
+                        &of(&apart),
+                        &of(&together),
+                        bound,
+                        &format!("{case}, {}", slot.name),
+                    );
+                }
+                assert_near(&apart.1, &together.1, 1e-3, &case);
+                assert_near(&apart.2, &together.2, 1e-5, &case);
             }
         }
+    }
+}
+
+#[test]
+fn siblings_may_be_fewer_and_narrower_than_announced() {
+    let f = Fixture::new();
+    let [widest, narrow] = [f.space.largest(), f.space.smallest()].map(|arch| f.plan(&arch));
+    let (params, images) = (&f.weights.params, f.images(3));
+    let mut session = Session::new();
+    let mut grads = vec![0.0; params.len()];
+    let passes = session.siblings(&widest, params, &Norms::Batch, &images).unwrap();
+    passes.finish(&mut grads).unwrap();
+    assert!(grads.iter().all(|g| *g == 0.0), "gradients of no subnet");
+
+    let (logits, expected) = f.train(&mut Session::new(), &narrow, 3);
+    let mut passes = session.siblings(&widest, params, &Norms::Batch, &images).unwrap();
+    passes.forward(&widest, Norms::Batch).unwrap();
+    let found = passes.forward(&narrow, Norms::Batch).unwrap().to_vec();
+    passes.backward(&narrow, &normal("gradient", found.len()), &mut grads).unwrap();
+    passes.finish(&mut grads).unwrap();
+    assert_near(&logits, &found, 1e-4, "logits");
+    assert_near(&expected, &grads, 1e-3, "gradients");
+}
+
+#[test]
+#[should_panic(expected = "the widest of 8")]
+fn a_wider_sibling_is_refused() {
+    let f = Fixture::new();
+    let [widest, narrow] = [f.space.largest(), f.space.smallest()].map(|arch| f.plan(&arch));
+    let (mut session, images) = (Session::new(), f.images(2));
+    let mut passes = session.siblings(&narrow, &f.weights.params, &Norms::Batch, &images).unwrap();
+    let _ = passes.forward(&widest, Norms::Batch);
+}
+
+#[test]
+#[should_panic(expected = "a forward pass before each backward pass")]
+fn a_sibling_goes_backward_once() {
+    let f = Fixture::new();
+    let plan = f.plan(&f.space.smallest());
+    let (mut session, images) = (Session::new(), f.images(2));
+    let mut grads = vec![0.0; f.weights.params.len()];
+    let mut passes = session.siblings(&plan, &f.weights.params, &Norms::Batch, &images).unwrap();
+    let grad_logits = vec![1.0; passes.forward(&plan, Norms::Batch).unwrap().len()];
+    for _ in 0..2 {
+        passes.backward(&plan, &grad_logits, &mut grads).unwrap();
     }
 }
 

@@ -112,10 +112,8 @@ impl Backend for Cpu {
         let (shape, weight) = (conv.shape(batch), &params[conv.slot.weight.clone()]);
         let (y, mean, var) = (y.get_mut(), mean.get_mut(), var.get_mut());
         conv_forward_statistics(&shape, x, weight, y, mean, var, &mut self.scratch);
-        if let Some(Tracked { running, at, momentum }) = tracked {
-            let (running_mean, running_var) = pair_mut(running, at.mean, at.var);
-            let rows = y.len() / conv.out_channels;
-            update_running(momentum, rows, mean, var, running_mean, running_var);
+        if let Some(tracked) = tracked {
+            track(tracked, y.len() / conv.out_channels, mean, var);
         }
         Ok(())
     }
@@ -337,6 +335,13 @@ fn slices<'a>(norm: NormOf<'a, Cpu>) -> Norm<'a> {
         beta: &params[conv.vector(&conv.slot.beta)],
         relu,
     }
+}
+
+/// Running statistics follow those of a batch of so many rows.
+pub(crate) fn track(tracked: Tracked<'_, Cpu>, rows: usize, mean: &[f32], var: &[f32]) {
+    let Tracked { running, at, momentum } = tracked;
+    let (running_mean, running_var) = pair_mut(running, at.mean, at.var);
+    update_running(momentum, rows, mean, var, running_mean, running_var);
 }
 
 /// Two disjoint ranges of one buffer, the first before the second.

@@ -6,6 +6,7 @@ mod cpu;
 mod gpu;
 
 pub use cpu::Cpu;
+pub(crate) use cpu::track;
 #[cfg(feature = "gpu")]
 pub use gpu::{Device, DeviceImages, DeviceParams, DeviceWeights, Precision};
 

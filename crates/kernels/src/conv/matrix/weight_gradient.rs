@@ -36,6 +36,8 @@ const WIDE: usize = 14;
 /// Columns of 16 channels whose sums one task makes and adds where there is one copy: neighbouring lines of the gradient are
 /// written in a row, and the sums stay in a core's own cache, as does the right operand from task to task.
 const GROUP: usize = 8;
+/// Fewest blocks of the gradient that are shared out there, if it has columns enough.
+const LEAST_BLOCKS: usize = 8;
 /// Parts that a line's channels are laid out in there.
 const CUTS: usize = 4;
 /// Taps of a filter.
@@ -55,7 +57,10 @@ pub(in crate::conv) fn weight_gradient(
     let maps = Maps { input: input.as_ptr(), grad_output };
     let plan = Plan::new(shape);
     if plan.alone() {
-        assert!(norm.is_none(), "several tasks read each line");
+        assert!(
+            norm.is_none(),
+            "where there is one copy, lines are laid out by parts of their channels"
+        );
         of_one_copy(isa, shape, plan, maps, grad_weight, scratch);
         return;
     }
@@ -99,20 +104,20 @@ pub(in crate::conv) fn weight_gradient(
                 right: right.as_mut_ptr().cast(),
                 pairs: pairs(piece),
             };
-            let (all, columns) = (0..plan.columns, plan.columns);
+            let columns = 0..plan.columns;
             let job = Products {
                 pairs: pairs(piece),
-                columns: all.clone(),
+                columns: columns.clone(),
                 steps: as_steps(steps),
                 sums: shared.at(copy * copy_len),
-                place: SumsPlace { first: (0, 0), columns, taps: plan.taps() },
+                place: plan.sums(),
                 accumulate: visit > visits.start,
                 visit: &visit_of,
             };
             // SAFETY: the lane has room for the visit, and these pairs of this copy are this task's.
             unsafe {
                 isa.run(Left { visit: &visit_of, lines: new, pairs: pairs(piece) });
-                isa.run(Right { visit: &visit_of, units: visit_of.units.clone(), columns: all });
+                isa.run(Right { visit: &visit_of, units: visit_of.units.clone(), columns });
                 isa.run(job);
             }
         }
@@ -128,7 +133,7 @@ pub(in crate::conv) fn weight_gradient(
             plan,
             shape,
             sums: sums.as_ptr(),
-            place: SumsPlace { first: (0, 0), columns: plan.columns, taps: plan.taps() },
+            place: plan.sums(),
             copy_len,
             pair,
             columns: 0..plan.columns,
@@ -140,7 +145,7 @@ pub(in crate::conv) fn weight_gradient(
     });
 }
 
-/// One copy of the sums, few pixels for many channels: both maps are laid out once for all, and each task sums a block of the gradient over all of them,
+/// One copy of the sums, for few pixels: both maps are laid out once for all, and each task sums a block of the gradient over all of them,
 /// which it adds while it still has it in its cache.
 fn of_one_copy(
     isa: Isa,
@@ -168,12 +173,12 @@ fn of_one_copy(
     };
 
     // Of each line, or four of them at points, some channels.
-    let lines = if plan.minimal { plan.longest } else { plan.slots() };
+    let most = if plan.minimal { plan.longest } else { plan.slots() };
     let cuts = CUTS.min(plan.pairs.min(plan.columns));
-    for_each_task(2 * visits * lines * cuts, lanes, lane, |task, _| {
+    for_each_task(2 * visits * most * cuts, lanes, lane, |task, _| {
         let (cut, task) = (task % cuts, task / cuts);
         let (side, task) = (task % 2, task / 2);
-        let (line, visit) = (task % lines, visit_of(task / lines));
+        let (line, visit) = (task % most, visit_of(task / most));
         // SAFETY: the buffers have room for the visit, and these channels of this line are this task's.
         unsafe {
             if side == 0 {
@@ -192,11 +197,14 @@ fn of_one_copy(
 
     let to = SharedMut::new(grad_weight);
     // A group's right operand stays in a core's own cache from pair to pair.
-    for_each_task(plan.columns.div_ceil(GROUP) * plan.pairs, lanes, lane, |task, lane| {
-        let (pair, first) = (task % plan.pairs, task / plan.pairs * GROUP);
-        let columns = first..(first + GROUP).min(plan.columns);
+    let groups = plan.columns.div_ceil(GROUP).max(LEAST_BLOCKS.div_ceil(plan.pairs));
+    let groups = groups.min(plan.columns);
+    for_each_task(groups * plan.pairs, lanes, lane, |task, lane| {
+        let (pair, group) = (task % plan.pairs, task / plan.pairs);
+        let columns = part(plan.columns, 1, groups, group);
         let (steps, sums) = lane.split_at_mut(steps_len);
-        let place = SumsPlace { first: (pair, first), columns: columns.len(), taps: plan.taps() };
+        let place =
+            SumsPlace { first: (pair, columns.start), columns: columns.len(), taps: plan.taps() };
         for visit in 0..visits {
             let job = Products {
                 visit: &visit_of(visit),
@@ -220,7 +228,7 @@ fn of_one_copy(
     });
 }
 
-/// Whether one task alone reads each pixel of the output's gradient, which could then be made there.
+/// Whether one task alone lays out each line of the output's gradient, which could then be made there.
 pub(in crate::conv) fn takes_norm(shape: &ConvShape) -> bool {
     let plan = Plan::new(shape);
     plan.pieces == 1 && !plan.alone()
@@ -274,6 +282,8 @@ impl Plan {
         let paid = batch * height * width / pays;
         let copies = paid.min(FEW_COPIES).max(paid / 2).clamp(1, COPIES);
         let copies = copies.min(images.blocks() * parts);
+        // One copy's visits are laid out before all sums: shorter ones would have lines twice.
+        let (parts, longest) = if copies == 1 { (1, units) } else { (parts, longest) };
         let pieces = (TASKS * rayon::current_num_threads()).div_ceil(copies).min(pairs);
         Self {
             images,
@@ -301,6 +311,11 @@ impl Plan {
     /// Whether there is one copy of the sums.
     fn alone(&self) -> bool {
         self.copies == 1
+    }
+
+    /// Where a copy has its sums.
+    fn sums(&self) -> SumsPlace {
+        SumsPlace { first: (0, 0), columns: self.columns, taps: self.taps() }
     }
 
     /// Taps that are merged one by one, or columns of taps, whose three are made of the same sums.
