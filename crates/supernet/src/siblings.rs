@@ -9,7 +9,7 @@
 use crate::backend::{Backend, Cpu, StatisticsAt, Tracked, track};
 use crate::passes::{Backward, Forward};
 use crate::plan::Plan;
-use crate::tape::Tape;
+use crate::tape::{Buffer, Tape};
 use crate::{Norms, Session, SupernetError};
 use slimtau_kernels::leading::{add_leading, put_leading, take_leading};
 
@@ -29,16 +29,10 @@ impl<B: Backend> Memory<B> {
     }
 }
 
-impl Memory<Cpu> {
-    fn first(&mut self, len: usize) -> &mut [f32] {
-        self.first.reserve(self.room.max(len));
-        self.first.reserve(len)
-    }
-
-    fn grad(&mut self, len: usize) -> &mut [f32] {
-        self.grad.reserve(self.room.max(len));
-        self.grad.reserve(len)
-    }
+/// So many values of one of its maps, which has room for any plan's.
+fn with_room(map: &mut Buffer, room: usize, len: usize) -> &mut [f32] {
+    map.reserve(room.max(len));
+    map.reserve(len)
 }
 
 /// Training passes of several subnets on the same images and weights, whose stems are computed once: made by
@@ -123,7 +117,8 @@ impl Siblings<'_> {
         }
         let mut first = stem.first(widest);
         if channels < all {
-            let narrow = siblings.first(plan.first_len(*batch));
+            let len = plan.first_len(*batch);
+            let narrow = with_room(&mut siblings.first, siblings.room, len);
             take_leading(all, first.get(), channels, narrow);
             first = &siblings.first;
         }
@@ -174,7 +169,8 @@ impl Siblings<'_> {
         if std::mem::replace(summed, true) {
             add_leading(channels, grad, all, siblings.grad.get_mut());
         } else {
-            put_leading(channels, grad, all, siblings.grad(widest.first_len(*batch)));
+            let len = widest.first_len(*batch);
+            put_leading(channels, grad, all, with_room(&mut siblings.grad, siblings.room, len));
         }
     }
 

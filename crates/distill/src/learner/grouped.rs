@@ -55,7 +55,8 @@ impl Learner {
     /// over the tensors that the group's subnets use. A group of one subnet is thus stepped at that
     /// subnet's rate, gradients sum as in [`Learner::step`], and a step decays weights once, however
     /// many groups it has. With one group and equal rates, no weights and no norms this is
-    /// [`Learner::step`], to the bit; with norms, for which each subnet has passes of its own, but for rounding. The report is the (weighted) mean over the subnets.
+    /// [`Learner::step`], to the bit; with norms, for which each subnet has passes of its own, but for
+    /// rounding. The report is the (weighted) mean over the subnets.
     ///
     /// # Errors
     /// When `images` is not a whole number of images. The groups before have then been stepped.

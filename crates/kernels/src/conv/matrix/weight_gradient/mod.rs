@@ -72,7 +72,7 @@ pub(in crate::conv) fn weight_gradient(
     let copy_len = plan.pairs * plan.columns * plan.taps() * 2 * SUMS;
     let pairs = |piece: usize| part(plan.pairs, 1, pieces, piece);
     let widest = plan.pairs.div_ceil(pieces);
-    let steps_len = (2 * plan.taps() * plan.longest * plan.steps).next_multiple_of(16);
+    let steps_len = plan.lists();
     let (left_len, right_len) = plan.operands(widest);
     let lane = lane_len(steps_len + left_len + right_len);
     let (sums, lanes) = scratch.split(copies * copy_len, lane);
@@ -159,7 +159,7 @@ fn of_one_copy(
 ) {
     let visits = plan.images.blocks();
     let (left_len, right_len) = plan.operands(plan.pairs);
-    let steps_len = (2 * plan.taps() * plan.longest * plan.steps).next_multiple_of(16);
+    let steps_len = plan.lists();
     let lane = lane_len(steps_len + GROUP * plan.taps() * 2 * SUMS);
     let (maps_of, lanes) = scratch.split(visits * (left_len + right_len), lane);
     let (left, right) = maps_of.split_at_mut(visits * left_len);
@@ -321,6 +321,11 @@ impl Plan {
     /// Taps that are merged one by one, or columns of taps, whose three are made of the same sums.
     fn merged_taps(&self) -> usize {
         if self.minimal { 3 } else { TAPS }
+    }
+
+    /// Floats of the lists of a visit's steps, one for each tap.
+    fn lists(&self) -> usize {
+        (2 * self.taps() * self.longest * self.steps).next_multiple_of(16)
     }
 
     /// Floats of a visit's operands, the left one of so many pairs.

@@ -48,7 +48,7 @@ impl Job for Products<'_> {
 
 impl Products<'_> {
     /// # Safety
-    /// As for [`Left`]; all that is read is laid out.
+    /// The machine has the unit, the fields are as they say, and all that is read is laid out.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma")]
     unsafe fn compute(self) {
         let Self { visit, steps: all, sums, place, .. } = self;
