@@ -30,7 +30,9 @@ struct Sizes {
 /// one line to the next.
 const BY_LINES: Sizes = Sizes { across: 2, down: 8, columns: 8 };
 /// At points no line reads what another one has; then many tiles pay for the filters that are read for each group.
-const BY_POINTS: Sizes = Sizes { across: 14, down: POINTS, columns: 4 };
+const BY_POINTS: Sizes = Sizes { across: 14, down: POINTS, columns: MOST_COLUMNS };
+/// Most columns whose sums at points are written together.
+pub(super) const MOST_COLUMNS: usize = 4;
 
 impl Sizes {
     /// Room for the sums: there is one tile more at the beginning of a line.
@@ -50,8 +52,8 @@ const FILTER_BYTES: usize = 640 << 10;
 /// The steps of all tiles' sums.
 #[derive(Clone, Copy)]
 pub(super) struct Sums<'a> {
-    /// Lists of [`LIST`] for every kind of [`Edges`], of which the first `counts` are there: those of all
-    /// planes but the last, and those of the last one.
+    /// Lists of [`LIST`] for every kind of [`Edges`], of which the first `counts` are there: those of a visit to
+    /// planes, and those of the last visit.
     steps: &'a [Step],
     counts: [u8; 2 * Edges::KINDS],
 }
@@ -60,11 +62,25 @@ impl<'a> Sums<'a> {
     /// Floats of their memory.
     pub(super) const LEN: usize = 2 * 2 * Edges::KINDS * LIST;
 
-    pub(super) fn new(lines: &Lines, view: &View, steps: &'a mut [Step]) -> Self {
+    /// For products that are added up over `visit` planes before the sums are written, and over what is left of them at last.
+    pub(super) fn new(lines: &Lines, view: &View, steps: &'a mut [Step], visit: usize) -> Self {
+        let planes = lines.terms.planes();
+        let last = (planes - 1) / visit * visit;
         let mut counts = [0; 2 * Edges::KINDS];
         for (i, (steps, count)) in steps.chunks_mut(LIST).zip(&mut counts).enumerate() {
-            let plane = if i < Edges::KINDS { 0 } else { lines.terms.planes() - 1 };
-            *count = lines.steps(view, plane, Edges::kind(i % Edges::KINDS), steps) as u8;
+            let first = if i < Edges::KINDS { 0 } else { last };
+            let mut done = 0;
+            for plane in first..(first + visit).min(planes) {
+                let edges = Edges::kind(i % Edges::KINDS);
+                let steps = &mut steps[done..];
+                let more = lines.steps(view, plane, edges, steps);
+                for step in &mut steps[..more] {
+                    step.a += ((plane - first) * lines.plane()) as u32;
+                    step.b += (lines.terms.of(first..plane) * BLOCK) as u32;
+                }
+                done += more;
+            }
+            *count = done as u8;
         }
         Self { steps, counts }
     }
@@ -75,26 +91,31 @@ impl<'a> Sums<'a> {
     }
 }
 
-/// A view, its sums, and its operands of filters, of `operand` floats for 16 columns.
+/// A view and its sums.
 pub(super) struct Part<'a> {
     pub view: &'a View,
     pub steps: Sums<'a>,
+}
+
+/// The same with all its filters, of `operand` floats for 16 columns.
+pub(super) struct Product<'a> {
+    pub part: Part<'a>,
     pub b: &'a [f32],
     pub operand: usize,
 }
 
-impl Part<'_> {
+impl Product<'_> {
     /// The operand of a column for a plane of a line of taps, or for one of a point.
     fn filters(&self, column: usize, line: usize, plane: usize) -> *const u8 {
         let b: *const u8 = self.b[column * self.operand..].as_ptr().cast();
-        b.wrapping_add(self.view.terms.place(line, plane) * BLOCK)
+        b.wrapping_add(self.part.view.terms.place(line, plane) * BLOCK)
     }
 }
 
 /// Some lines of a block of images, for some of the output's channels.
 pub(super) struct Band<'a> {
     pub lines: &'a Lines,
-    pub parts: &'a [Option<Part<'a>>],
+    pub products: &'a [Option<Product<'a>>],
     /// Channels of the source.
     pub depth: usize,
     pub input: *const f32,
@@ -130,23 +151,22 @@ impl Band<'_> {
         // SAFETY: passed on to the caller.
         unsafe {
             if minimal {
-                let first = self.band.start as isize - 1;
-                self.lay_out(first, self.from, |lines| minimal::input(lines));
+                self.lay_out_points();
             } else {
                 self.lay_out_lines();
             }
             let unit = Unit::new();
-            for part in self.parts.iter().flatten() {
+            for product in self.products.iter().flatten() {
                 let (lines, columns) = if minimal {
                     (0..POINTS, BY_POINTS.columns)
                 } else {
-                    let end = self.band.end.min(part.view.y.length);
-                    let columns = FILTER_BYTES / 4 / part.operand;
+                    let end = self.band.end.min(product.part.view.y.length);
+                    let columns = FILTER_BYTES / 4 / product.operand;
                     (self.band.start..end, columns.clamp(1, BY_LINES.columns))
                 };
                 for first in self.columns.clone().step_by(columns) {
                     let columns = first..(first + columns).min(self.columns.end);
-                    self.groups(&unit, part, lines.clone(), columns);
+                    self.groups(&unit, product, lines.clone(), columns);
                 }
             }
         }
@@ -161,10 +181,11 @@ impl Band<'_> {
     unsafe fn groups(
         &self,
         unit: &Unit,
-        part: &Part<'_>,
+        product: &Product<'_>,
         all: Range<usize>,
         columns: Range<usize>,
     ) {
+        let part = &product.part;
         let minimal = self.lines.terms.minimal;
         let Sizes { across, down, .. } = if minimal { BY_POINTS } else { BY_LINES };
         let end = part.view.rows(self.lines.images);
@@ -178,10 +199,10 @@ impl Band<'_> {
                 // SAFETY: passed on to the caller.
                 unsafe {
                     if minimal {
-                        self.multiply_points(unit, &group);
+                        self.multiply_points(unit, &group, product);
                         self.write_points(&group);
                     } else {
-                        self.multiply_lines(unit, &group);
+                        self.multiply_lines(unit, &group, product);
                         self.write_lines(&group);
                     }
                 }
@@ -202,21 +223,21 @@ impl Band<'_> {
     /// As in `compute`.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma")]
-    unsafe fn multiply_lines(&self, unit: &Unit, group: &Group<'_>) {
-        let Group { part, lines, columns, .. } = group;
-        let planes = part.view.terms.planes();
+    unsafe fn multiply_lines(&self, unit: &Unit, group: &Group<'_>, product: &Product<'_>) {
+        let Group { lines, columns, .. } = group;
+        let planes = group.part.view.terms.planes();
         for (k, plane) in columns.clone().flat_map(|k| (0..planes).map(move |i| (k, i))) {
             let a = self.from.wrapping_add(plane * self.lines.plane());
             for (i, line) in lines.clone().enumerate() {
                 let place = (line - self.band.start) * self.lines.step;
                 let operands = Operands {
                     a: a.wrapping_add(place * self.lines.line()),
-                    b: part.filters(k, 0, plane),
+                    b: product.filters(k, 0, plane),
                     next: None,
                     c: self.sums.wrapping_add(group.sums(k - columns.start, i)),
                 };
                 // SAFETY: passed on to the caller.
-                unsafe { self.tiles(unit, group, (line, plane), operands) };
+                unsafe { self.tiles(unit, group, line, plane..plane + 1, operands) };
             }
         }
     }
@@ -227,16 +248,16 @@ impl Band<'_> {
     /// As in `compute`.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma")]
-    unsafe fn multiply_points(&self, unit: &Unit, group: &Group<'_>) {
-        let Group { part, lines: points, columns, .. } = group;
-        let planes = part.view.terms.planes();
+    unsafe fn multiply_points(&self, unit: &Unit, group: &Group<'_>, product: &Product<'_>) {
+        let Group { lines: points, columns, .. } = group;
+        let planes = group.part.view.terms.planes();
         let place = |i: usize| {
             let (k, i) = (i % columns.len(), i / columns.len());
             (columns.start + k, i / planes, i % planes)
         };
         let filters = |i: usize| {
             let (k, point, plane) = place(i);
-            part.filters(k, point, plane)
+            product.filters(k, point, plane)
         };
         let count = points.len() * planes * columns.len();
         for i in 0..count {
@@ -249,11 +270,39 @@ impl Band<'_> {
                 c: self.sums.wrapping_add(group.sums(k - columns.start, point)),
             };
             // SAFETY: passed on to the caller.
-            unsafe { self.tiles(unit, group, (point, plane), operands) };
+            unsafe { self.tiles(unit, group, point, plane..plane + 1, operands) };
         }
     }
 
-    /// A line of a plane times filters: a tile of sums for each of its tiles.
+    /// Adds products over some planes to a group's sums at all points. `b` are their filters of the group's columns, point by point.
+    ///
+    /// # Safety
+    /// As in `compute`; the band is laid out at the points, and the filters are there.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma")]
+    pub(super) unsafe fn multiply_planes(
+        &self,
+        unit: &Unit,
+        group: &Group<'_>,
+        planes: Range<usize>,
+        b: *const u8,
+    ) {
+        let operand = group.part.view.terms.of(planes.clone()) * BLOCK;
+        let a = self.from.wrapping_add(planes.start * self.lines.plane());
+        for point in 0..POINTS {
+            for k in 0..group.columns.len() {
+                let operands = Operands {
+                    a: a.wrapping_add(point * self.lines.line()),
+                    b: b.wrapping_add((k * POINTS + point) * operand),
+                    next: None,
+                    c: self.sums.wrapping_add(group.sums(k, point)),
+                };
+                // SAFETY: passed on to the caller.
+                unsafe { self.tiles(unit, group, point, planes.clone(), operands) };
+            }
+        }
+    }
+
+    /// A line of some planes, which are visited together, times filters: a tile of sums for each of its tiles.
     ///
     /// # Safety
     /// As in `compute`; the operands are there.
@@ -263,7 +312,8 @@ impl Band<'_> {
         &self,
         unit: &Unit,
         group: &Group<'_>,
-        (line, plane): (usize, usize),
+        line: usize,
+        planes: Range<usize>,
         operands: Operands,
     ) {
         let Group { part, rows, .. } = group;
@@ -271,9 +321,9 @@ impl Band<'_> {
         let images = self.lines.images;
         let terms = part.view.terms;
         let end = part.view.rows(images);
-        let accumulate = plane > 0;
+        let (accumulate, last) = (planes.start > 0, planes.end == terms.planes());
         // Lines of memory that are fetched for each tile.
-        let share = (terms.along(plane) * BLOCK / 64).div_ceil(group.tiles());
+        let share = (terms.of(planes) * BLOCK / 64).div_ceil(group.tiles());
         let mut row = rows.start;
         while row < rows.end {
             let alone =
@@ -287,7 +337,7 @@ impl Band<'_> {
                 }
             }
             let edges = part.view.edges(images, line, &(row..next));
-            let steps = part.steps.at(plane + 1 == terms.planes(), edges);
+            let steps = part.steps.at(last, edges);
             let a = a.wrapping_add(row * ROW);
             let c = c.wrapping_add(tile * SUMS);
             // SAFETY: the rows are laid out, and there is room for the sums.
@@ -317,6 +367,19 @@ impl Band<'_> {
             // SAFETY: passed on to the caller.
             unsafe { self.lay_out(line, to, |line: [_; 1]| line) };
         }
+    }
+
+    /// The lines of the source that the band reads as what they are at the points.
+    ///
+    /// # Safety
+    /// As in `compute`.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma")]
+    pub(super) unsafe fn lay_out_points(&self) {
+        // SAFETY: passed on to the caller.
+        unsafe {
+            self.lay_out(self.band.start as isize - 1, self.from, |lines| minimal::input(lines))
+        };
     }
 
     /// What lines of the map from `line` on are transformed to.
@@ -445,7 +508,7 @@ impl Band<'_> {
     /// As in `compute`.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma")]
-    unsafe fn write_points(&self, group: &Group<'_>) {
+    pub(super) unsafe fn write_points(&self, group: &Group<'_>) {
         // All columns of a pixel are written in a row, but all lines of a column are made together.
         let mut lines = [[[0.0f32; SIDE]; BY_POINTS.columns]; OUTPUTS];
         for (n, image) in self.block.clone().enumerate() {
@@ -509,11 +572,11 @@ struct Operands {
 }
 
 /// Tiles whose sums are made together: some rows of some lines, or of all points, for some columns.
-struct Group<'a> {
-    part: &'a Part<'a>,
-    lines: Range<usize>,
-    rows: Range<usize>,
-    columns: Range<usize>,
+pub(super) struct Group<'a> {
+    pub part: &'a Part<'a>,
+    pub lines: Range<usize>,
+    pub rows: Range<usize>,
+    pub columns: Range<usize>,
 }
 
 impl Group<'_> {

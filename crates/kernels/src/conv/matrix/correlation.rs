@@ -2,10 +2,11 @@
 
 use std::ops::Range;
 
-use super::band::{Band, GROUP, Part, Sums};
+use super::band::{Band, GROUP, Part, Product, Sums};
 use super::filters::Columns;
 use super::layout::{Images, Lines, View, as_steps};
-use super::minimal::{OUTPUTS, POINTS};
+use super::minimal::{self, OUTPUTS, POINTS};
+use super::planes;
 use super::unit::{BLOCK, SIDE, SUMS};
 use crate::Scratch;
 use crate::conv::class::Class;
@@ -31,13 +32,13 @@ const LEAST_WANTED_BAND: usize = 3;
 const FILTERS: usize = 128 << 10;
 
 /// What is read and written.
-struct Correlation<'a> {
-    kernel: usize,
+pub(super) struct Correlation<'a> {
+    pub kernel: usize,
     /// The maps, both dense.
-    source: Map,
-    result: Map,
+    pub source: Map,
+    pub result: Map,
     /// All of the result, each of its pixels in one of them; they read one layout.
-    views: &'a [View],
+    pub views: &'a [View],
 }
 
 /// `output = finish(input * weight)`, and if wanted the output's statistics.
@@ -52,8 +53,11 @@ pub(in crate::conv) fn forward(
     scratch: &mut Scratch,
 ) {
     let (source, result) = (map(shape), output_map(shape));
-    let views = [View::new(filters.depth, &Class::forward(shape), source)];
+    let by_planes = super::by_planes(shape);
+    let points = by_planes || minimal::pays(source);
+    let views = [View::new(filters.depth, &Class::forward(shape), source, points)];
     let problem = Correlation { kernel: shape.kernel, source, result, views: &views };
+    let correlate = if by_planes { planes::correlate } else { correlate };
     correlate(isa, problem, input, filters, output, finish, statistics, scratch);
 }
 
@@ -69,11 +73,15 @@ pub(in crate::conv) fn backward_input(
 ) {
     let ConvShape { kernel, stride, .. } = *shape;
     let (source, result) = (output_map(shape), map(shape));
-    let view = |class: usize| View::new(filters.depth, &Class::backward(shape, class), source);
+    let by_planes = super::by_planes(shape);
+    let points = by_planes || minimal::pays(source);
+    let view =
+        |class: usize| View::new(filters.depth, &Class::backward(shape, class), source, points);
     // Where there are fewer, the first is there again.
     let classes = stride * stride;
     let views: [View; MOST_VIEWS] = std::array::from_fn(|i| view(if i < classes { i } else { 0 }));
     let problem = Correlation { kernel, source, result, views: &views[..classes] };
+    let correlate = if by_planes { planes::correlate } else { correlate };
     correlate(isa, problem, grad_output, filters, grad_input, finish, None, scratch);
 }
 
@@ -144,22 +152,18 @@ fn correlate(
         let view = &views[i];
         let at = starts[i] + column * operand(view);
         let to = to.at(at).cast();
-        let columns = Columns { filters: &filters, kernel, view, column };
+        let columns =
+            Columns { filters: &filters, kernel, view, columns: column..column + 1, apart: 0 };
+        let place = |line: usize| view.terms.place(line, plane);
         // SAFETY: the unit's machine has the instructions, and this plane of these columns is this task's.
-        unsafe {
-            if minimal {
-                columns.lay_out::<POINTS>(plane, to);
-            } else {
-                columns.lay_out::<1>(plane, to);
-            }
-        };
+        unsafe { columns.lay_out(plane, place, to) };
     });
     let b = &*b;
     let mut steps = as_steps(steps).chunks_mut(Sums::LEN / 2);
-    let parts: [Option<Part<'_>>; MOST_VIEWS] = std::array::from_fn(|i| {
+    let products: [Option<Product<'_>>; MOST_VIEWS] = std::array::from_fn(|i| {
         let view = views.get(i)?;
-        let steps = Sums::new(&lines, view, steps.next()?);
-        Some(Part { view, steps, b: &b[starts[i]..], operand: operand(view) })
+        let part = Part { view, steps: Sums::new(&lines, view, steps.next()?, 1) };
+        Some(Product { part, b: &b[starts[i]..], operand: operand(view) })
     });
 
     let partials = &mut as_doubles(partials)[..moments * count];
@@ -195,7 +199,7 @@ fn correlate(
         let (sums, from) = lane.split_at_mut(GROUP * SUMS);
         let job = Band {
             lines: &lines,
-            parts: &parts,
+            products: &products,
             depth: filters.depth,
             input: input.as_ptr(),
             from: from.as_mut_ptr().cast(),

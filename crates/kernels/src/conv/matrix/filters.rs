@@ -1,163 +1,178 @@
 //! The right operand of a correlation.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use super::layout::View;
-use super::minimal::{self, POINTS};
-use super::split::{lanes, load, split, split_pair, store, store_transposed};
+use super::minimal;
+use super::split::{load, split_pair, store, transpose};
 use super::unit::{BLOCK, DEPTH, ROW, SIDE};
 use crate::conv::winograd::Filters;
 
-/// 16 columns of filters.
+/// Columns of filters, in units of 16.
 pub(super) struct Columns<'a> {
     pub filters: &'a Filters,
     pub kernel: usize,
     pub view: &'a View,
-    /// The first is 16 times this.
-    pub column: usize,
+    pub columns: Range<usize>,
+    /// Bytes from the operand of one unit to that of the next.
+    pub apart: usize,
 }
 
 impl Columns<'_> {
-    /// The operand of a plane: of every line of taps for `N` of 1, or of all [`POINTS`].
+    /// The operand of a plane, of all lines of taps or points. `place` is where the steps of a line begin.
     ///
     /// # Safety
-    /// The machine has AVX-512 with bf16, and there is room for all planes' steps at `to`.
+    /// The machine has AVX-512 with bf16, and there is room for these steps at `to`.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-    pub(super) unsafe fn lay_out<const N: usize>(&self, plane: usize, to: *mut u8) {
+    pub(super) unsafe fn lay_out(&self, plane: usize, place: impl Fn(usize) -> usize, to: *mut u8) {
+        // SAFETY: passed on to the caller.
+        unsafe {
+            if self.view.terms.minimal {
+                self.lines(0, plane, place, to, |lines| minimal::taps(lines));
+            } else {
+                for line in 0..self.view.terms.down {
+                    self.lines(line, plane, &place, to, |line: [_; 1]| line);
+                }
+            }
+        }
+    }
+
+    /// `L` lines of taps from `line` on as `N` that they are transformed to.
+    ///
+    /// # Safety
+    /// As in `lay_out`.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    unsafe fn lines<const L: usize, const N: usize>(
+        &self,
+        line: usize,
+        plane: usize,
+        place: impl Fn(usize) -> usize,
+        to: *mut u8,
+        transform: impl Fn([__m512; L]) -> [__m512; N],
+    ) {
         let terms = self.view.terms;
-        for line in (0..terms.down).step_by(N) {
-            for (i, first) in terms.firsts(plane).enumerate() {
-                let taps = terms.taps(plane, first);
-                let to: [*mut u8; N] = std::array::from_fn(|point| {
-                    to.wrapping_add((terms.place(line + point, plane) + i) * BLOCK)
-                });
-                // SAFETY: passed on to the caller; taps and plane are the view's.
-                unsafe {
-                    if self.filters.transposed {
-                        self.transposed(line, taps, plane, to);
-                    } else {
-                        self.straight(line, taps, plane, to);
+        let channels = terms.channels(plane);
+        let whole = !self.filters.transposed && channels.len() == DEPTH;
+        let mut gathered = [[[0.0; SIDE]; DEPTH]; L];
+        for (i, first) in terms.firsts(plane).enumerate() {
+            let taps = terms.taps(plane, first);
+            let to: [_; N] =
+                std::array::from_fn(|n| to.wrapping_add((place(line + n) + i) * BLOCK));
+            // SAFETY: the channels are the weight's, and what is gathered has a row for each term.
+            unsafe {
+                if whole {
+                    // Neighbours in memory in a row: those of all columns.
+                    let full = self.filters.full_out;
+                    let from: [_; L] =
+                        std::array::from_fn(|l| self.at(line + l, taps.start, channels.start, 0));
+                    for row in 0..SIDE {
+                        for (k, column) in self.columns.clone().enumerate() {
+                            let from =
+                                from.map(|from| from.wrapping_add(2 * row * full + column * SIDE));
+                            let to = to.map(|to| to.wrapping_add(k * self.apart + row * ROW));
+                            rows(from, full, self.width(column), to, &transform);
+                        }
+                    }
+                    continue;
+                }
+                for (k, column) in self.columns.clone().enumerate() {
+                    for (l, rows) in gathered.iter_mut().enumerate() {
+                        if taps.len() * channels.len() < DEPTH {
+                            *rows = [[0.0; SIDE]; DEPTH];
+                        }
+                        for (tap, rows) in taps.clone().zip(rows.chunks_mut(channels.len())) {
+                            self.gather(line + l, tap, channels.clone(), column, rows);
+                        }
+                    }
+                    for row in 0..SIDE {
+                        let from = std::array::from_fn(|l| gathered[l][2 * row].as_ptr());
+                        let to = to.map(|to| to.wrapping_add(k * self.apart + row * ROW));
+                        rows(from, SIDE, SIDE, to, &transform);
                     }
                 }
             }
         }
     }
 
-    /// `n` neighbours of the weight, of channels from `input` and `output` on, at a tap of a line; at [`POINTS`] those of
-    /// all lines weighed.
+    /// Channels of a unit of columns.
+    #[inline]
+    fn width(&self, column: usize) -> usize {
+        SIDE.min(self.filters.columns - column * SIDE)
+    }
+
+    /// A row for each of a tap's channels.
     ///
     /// # Safety
-    /// They are there.
-    #[inline]
+    /// As in `lay_out`; the channels are the weight's.
     #[target_feature(enable = "avx512f")]
-    unsafe fn read<const N: usize>(
+    unsafe fn gather(
         &self,
         line: usize,
         tap: usize,
-        (input, output): (usize, usize),
-        n: usize,
-    ) -> [__m512; N] {
+        channels: Range<usize>,
+        column: usize,
+        rows: &mut [[f32; SIDE]],
+    ) {
+        let (first, width) = (column * SIDE, self.width(column));
+        if !self.filters.transposed {
+            for (row, channel) in rows.iter_mut().zip(channels) {
+                // SAFETY: passed on to the caller.
+                let values = unsafe { load(self.at(line, tap, channel, first), width) };
+                unsafe { _mm512_storeu_ps(row.as_mut_ptr(), values) };
+            }
+            return;
+        }
+        for (rows, channel) in rows.chunks_mut(SIDE).zip(channels.step_by(SIDE)) {
+            let mut block = [_mm512_setzero_si512(); SIDE];
+            for (column, values) in block[..width].iter_mut().enumerate() {
+                // SAFETY: passed on to the caller.
+                let row = unsafe { load(self.at(line, tap, first + column, channel), rows.len()) };
+                *values = _mm512_castps_si512(row);
+            }
+            transpose(&mut block);
+            for (row, values) in rows.iter_mut().zip(block) {
+                // SAFETY: a row has 16 floats.
+                unsafe { _mm512_storeu_si512(row.as_mut_ptr().cast(), values) };
+            }
+        }
+    }
+
+    /// Where a weight is.
+    #[inline]
+    fn at(&self, line: usize, tap: usize, input: usize, output: usize) -> *const f32 {
         let View { y, x, .. } = self.view;
         let Filters { weight, full_in, full_out, .. } = *self.filters;
-        let row = x.taps.tap(tap) * full_in + input;
-        let at = |line: usize| {
-            let row = y.taps.tap(line) * self.kernel * full_in + row;
-            weight.wrapping_add(row * full_out + output)
-        };
+        let tap = y.taps.tap(line) * self.kernel + x.taps.tap(tap);
+        weight.wrapping_add((tap * full_in + input) * full_out + output)
+    }
+}
+
+/// Two neighbouring rows of blocks of an operand from rows of `width` columns, `stride` floats apart.
+///
+/// # Safety
+/// The former can be written, the latter read.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+unsafe fn rows<const L: usize, const N: usize>(
+    from: [*const f32; L],
+    stride: usize,
+    width: usize,
+    to: [*mut u8; N],
+    transform: impl Fn([__m512; L]) -> [__m512; N],
+) {
+    let mut pair = [[_mm512_setzero_ps(); L]; 2];
+    for (i, lines) in pair.iter_mut().enumerate() {
+        for (line, from) in lines.iter_mut().zip(from) {
+            // SAFETY: passed on to the caller.
+            *line = unsafe { load(from.wrapping_add(i * stride), width) };
+        }
+    }
+    let [even, odd] = pair;
+    let (even, odd) = (transform(even), transform(odd));
+    for n in 0..N {
         // SAFETY: passed on to the caller.
-        unsafe {
-            if N == POINTS {
-                let points = minimal::taps([0, 1, 2].map(|line| load(at(line), n)));
-                std::array::from_fn(|i| points[i])
-            } else {
-                [load(at(line), n); N]
-            }
-        }
-    }
-
-    /// Blocks of taps that share a step, where rows of the operand are neighbours in the weight.
-    ///
-    /// # Safety
-    /// As in `lay_out`.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-    unsafe fn straight<const N: usize>(
-        &self,
-        line: usize,
-        taps: std::ops::Range<usize>,
-        plane: usize,
-        to: [*mut u8; N],
-    ) {
-        let channels = self.view.terms.channels(plane);
-        let n = channels.len();
-        let output = self.column * SIDE;
-        let width = SIDE.min(self.filters.columns - output);
-        let term = |k: usize| {
-            // Divisions are dear, and mostly there is but one tap.
-            let (tap, channel) =
-                if taps.len() == 1 { (taps.start, k) } else { (taps.start + k / n, k % n) };
-            if tap >= taps.end || channel >= n {
-                return [_mm512_setzero_ps(); N];
-            }
-            // SAFETY: the channels are the weight's.
-            unsafe { self.read(line, tap, (channels.start + channel, output), width) }
-        };
-        for row in 0..SIDE {
-            let (even, odd) = (term(2 * row), term(2 * row + 1));
-            for ((even, odd), to) in even.into_iter().zip(odd).zip(to) {
-                // SAFETY: the blocks are the caller's.
-                unsafe { store(split_pair(even, odd), to.wrapping_add(row * ROW)) };
-            }
-        }
-    }
-
-    /// The same where columns of the operand are.
-    ///
-    /// # Safety
-    /// As in `lay_out`.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-    unsafe fn transposed<const N: usize>(
-        &self,
-        line: usize,
-        taps: std::ops::Range<usize>,
-        plane: usize,
-        to: [*mut u8; N],
-    ) {
-        let channels = self.view.terms.channels(plane);
-        let (output, n) = (channels.start, channels.len());
-        let first = self.column * SIDE;
-        let width = SIDE.min(self.filters.columns - first);
-        let mut upper = [[_mm512_setzero_si512(); SIDE]; N];
-        let mut lower = upper;
-        // SAFETY: the channels are the weight's, and the blocks are the caller's.
-        unsafe {
-            for column in 0..width {
-                let input = first + column;
-                let (low, high): ([__m512; N], [__m512; N]) = if taps.len() == 1 {
-                    let read = |output, n| self.read(line, taps.start, (input, output), n);
-                    (read(output, n.min(SIDE)), read(output + SIDE, n.saturating_sub(SIDE)))
-                } else {
-                    // Each of several taps has no more than a vector.
-                    let mut terms = [[0.0f32; DEPTH]; N];
-                    for (i, tap) in taps.clone().enumerate() {
-                        let values = self.read::<N>(line, tap, (input, output), n);
-                        for (terms, value) in terms.iter_mut().zip(values) {
-                            let to = terms[i * n..].as_mut_ptr();
-                            _mm512_mask_storeu_ps(to, lanes(n), value);
-                        }
-                    }
-                    let half =
-                        |first: usize| terms.map(|terms| load(terms[first..].as_ptr(), SIDE));
-                    (half(0), half(SIDE))
-                };
-                for (point, (low, high)) in low.into_iter().zip(high).enumerate() {
-                    (upper[point][column], lower[point][column]) = split(low, high);
-                }
-            }
-            for (point, to) in to.into_iter().enumerate() {
-                store_transposed(upper[point], lower[point], to);
-            }
-        }
+        unsafe { store(split_pair(even[n], odd[n]), to[n]) };
     }
 }

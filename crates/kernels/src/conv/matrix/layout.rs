@@ -96,13 +96,13 @@ pub(super) struct Terms {
 }
 
 impl Terms {
-    fn new(channels: usize, class: &Class, source: Map) -> Self {
+    fn new(channels: usize, class: &Class, points: bool) -> Self {
         let rest = channels % DEPTH;
         let alone = class.horizontal.step == 1 && class.spacing == 1;
         let shared = DEPTH.checked_div(rest).map_or(1, |taps| taps.min(3));
         let shared = if alone { shared } else { 1 };
         let (down, across) = (class.vertical.count, class.horizontal.count);
-        let minimal = alone && minimal::pays(source);
+        let minimal = alone && points;
         let down = if minimal { minimal::POINTS } else { down };
         Self { down, across, whole: channels / DEPTH, rest, shared, minimal }
     }
@@ -127,8 +127,13 @@ impl Terms {
     }
 
     /// Steps of a line of a plane.
-    pub(super) fn along(&self, plane: usize) -> usize {
+    fn along(&self, plane: usize) -> usize {
         self.across.div_ceil(if plane < self.whole { 1 } else { self.shared })
+    }
+
+    /// Steps of a line of some planes.
+    pub(super) fn of(&self, planes: Range<usize>) -> usize {
+        self.before(planes.end) - self.before(planes.start)
     }
 
     /// Steps of a line of all planes before this one.
@@ -170,12 +175,12 @@ pub(super) struct View {
 }
 
 impl View {
-    pub(super) fn new(channels: usize, class: &Class, source: Map) -> Self {
+    pub(super) fn new(channels: usize, class: &Class, source: Map, points: bool) -> Self {
         let Class { vertical, horizontal, lines, positions, .. } = *class;
         Self {
             y: Axis::new(vertical, lines, source.height),
             x: Axis::new(horizontal, positions, source.width),
-            terms: Terms::new(channels, class, source),
+            terms: Terms::new(channels, class, points),
             first: [class.first_line, class.first_position],
             spacing: class.spacing,
         }

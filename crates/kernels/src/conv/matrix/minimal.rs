@@ -17,7 +17,7 @@ pub(super) const OUTPUTS: usize = 4;
 pub(super) const POINTS: usize = 6;
 /// Fewest lines of a map, and pixels of all, that this pays for: filters and their gradients at the points are twice as
 /// many.
-const LEAST_LINES: usize = 3;
+pub(super) const LEAST_LINES: usize = 3;
 const LEAST_PIXELS: usize = 1200;
 
 /// Whether half the products are worth their transforms.

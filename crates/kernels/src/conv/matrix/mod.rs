@@ -22,6 +22,7 @@ mod correlation;
 mod filters;
 mod layout;
 mod minimal;
+mod planes;
 mod source;
 mod split;
 mod unit;
@@ -44,9 +45,10 @@ const LARGE_MAP: usize = 24 * 24;
 const LEAST_CHANNELS_OF_GRADIENT: usize = 40;
 /// The same for all three at stride 2, where Winograd's way does not compete.
 const LEAST_CHANNELS_OF_STRIDE_2: usize = 24;
-/// Product of the channels of a layer whose filters, split into halves, outgrow the caches: there Winograd's fewer
-/// products win forward.
-const MOST_WEIGHTS: usize = 300 * 300;
+/// Filters of 3 x 3 weights for each pixel from which on they are better made where they are used (`planes`) than all at once: where
+/// pixels are too few for points otherwise, and where they are enough.
+const FILTERS_OF_FEW_PIXELS: usize = 40;
+const FILTERS_OF_MANY_PIXELS: usize = 100;
 
 /// Whether the output of a convolution and the gradient of its input are made here.
 pub(super) fn correlates(shape: &ConvShape) -> bool {
@@ -59,10 +61,19 @@ pub(super) fn correlates(shape: &ConvShape) -> bool {
     kernel == 3
         && batch >= LEAST_IMAGES
         && match stride {
-            1 => enough && in_channels * out_channels <= MOST_WEIGHTS,
+            1 => enough,
             2 => least >= LEAST_CHANNELS_OF_STRIDE_2,
             _ => false,
         }
+}
+
+/// Whether that is done plane by plane.
+fn by_planes(shape: &ConvShape) -> bool {
+    let ConvShape { batch, height, width, in_channels, out_channels, stride, .. } = *shape;
+    let many = minimal::pays(map(shape));
+    let least = if many { FILTERS_OF_MANY_PIXELS } else { FILTERS_OF_FEW_PIXELS };
+    let filters = in_channels * out_channels;
+    stride == 1 && height >= minimal::LEAST_LINES && filters >= least * batch * height * width
 }
 
 /// Whether the gradient of its weight is.

@@ -54,7 +54,7 @@ fn interleaved() -> __m512i {
 /// The transpose of 16 x 16 words of 32 bits.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn transpose(rows: &mut [__m512i; SIDE]) {
+pub(super) fn transpose(rows: &mut [__m512i; SIDE]) {
     let r = *rows;
     let mut pairs = r;
     for i in 0..SIDE / 2 {
