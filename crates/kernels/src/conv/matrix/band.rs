@@ -4,6 +4,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+use super::filters::Weights;
 use super::layout::{Edges, Images, Lines, View};
 use super::minimal::{self, OUTPUTS, POINTS};
 use super::source::Together;
@@ -237,7 +238,7 @@ impl Band<'_> {
                     c: self.sums.wrapping_add(group.sums(k - columns.start, i)),
                 };
                 // SAFETY: passed on to the caller.
-                unsafe { self.tiles(unit, group, line, plane..plane + 1, operands) };
+                unsafe { self.tiles(unit, group, line, plane..plane + 1, operands, None) };
             }
         }
     }
@@ -270,11 +271,12 @@ impl Band<'_> {
                 c: self.sums.wrapping_add(group.sums(k - columns.start, point)),
             };
             // SAFETY: passed on to the caller.
-            unsafe { self.tiles(unit, group, point, plane..plane + 1, operands) };
+            unsafe { self.tiles(unit, group, point, plane..plane + 1, operands, None) };
         }
     }
 
-    /// Adds products over some planes to a group's sums at all points. `b` are their filters of the group's columns, point by point.
+    /// Adds products over some planes to a group's sums at all points. `b` are their filters of the group's columns, point by
+    /// point, and `next` the weights that are fetched meanwhile.
     ///
     /// # Safety
     /// As in `compute`; the band is laid out at the points, and the filters are there.
@@ -285,6 +287,7 @@ impl Band<'_> {
         group: &Group<'_>,
         planes: Range<usize>,
         b: *const u8,
+        next: &mut Weights<'_>,
     ) {
         let operand = group.part.view.terms.of(planes.clone()) * BLOCK;
         let a = self.from.wrapping_add(planes.start * self.lines.plane());
@@ -297,7 +300,7 @@ impl Band<'_> {
                     c: self.sums.wrapping_add(group.sums(k, point)),
                 };
                 // SAFETY: passed on to the caller.
-                unsafe { self.tiles(unit, group, point, planes.clone(), operands) };
+                unsafe { self.tiles(unit, group, point, planes.clone(), operands, Some(next)) };
             }
         }
     }
@@ -315,6 +318,7 @@ impl Band<'_> {
         line: usize,
         planes: Range<usize>,
         operands: Operands,
+        mut weights: Option<&mut Weights<'_>>,
     ) {
         let Group { part, rows, .. } = group;
         let Operands { a, b, next: fetched, c } = operands;
@@ -345,7 +349,8 @@ impl Band<'_> {
                 if alone {
                     unit.single(steps, a, b, c, accumulate);
                 } else {
-                    unit.pair(steps, a, SIDE * ROW, b, c, accumulate);
+                    let next = weights.as_mut().and_then(|weights| weights.fetch(steps.len()));
+                    unit.pair(steps, a, SIDE * ROW, b, c, accumulate, next);
                 }
             }
             row = next;
@@ -581,7 +586,7 @@ pub(super) struct Group<'a> {
 
 impl Group<'_> {
     /// Tiles of a line.
-    fn tiles(&self) -> usize {
+    pub(super) fn tiles(&self) -> usize {
         self.rows.len().div_ceil(SIDE)
     }
 

@@ -9,7 +9,7 @@ use super::correlation::Correlation;
 use super::filters::Columns;
 use super::layout::{Images, Lines, as_steps};
 use super::minimal::{OUTPUTS, POINTS};
-use super::unit::{BLOCK, SIDE, SUMS, Unit};
+use super::unit::{BLOCK, DEPTH, FETCHED, SIDE, SUMS, Unit};
 use crate::Scratch;
 use crate::conv::columns::ByColumns;
 use crate::conv::epilogue::Finish;
@@ -20,8 +20,9 @@ use crate::conv::winograd::{Filters, Map, Statistics};
 use crate::norm::merge_moments;
 use crate::tile::as_doubles;
 
-/// Planes whose products are added up before sums are written: as many as a list of steps has room for.
-const VISIT: usize = 3;
+/// Planes whose products are added up before sums are written: the channels of two are what a step of a sum fetches, as are
+/// those of [`MOST_COLUMNS`].
+const VISIT: usize = FETCHED / DEPTH;
 /// Tasks for each thread at least, that even out what a thread is slower than another.
 const TASKS: usize = 2;
 
@@ -207,8 +208,9 @@ impl Task<'_> {
                     let before = terms.of(first..plane);
                     of.lay_out(plane, |point| point * steps + before, filters);
                 }
+                let mut next = of.weights(planes.end..(planes.end + VISIT).min(terms.planes()));
                 for band in bands() {
-                    band.multiply_planes(&unit, &group, planes.clone(), filters);
+                    band.multiply_planes(&unit, &group, planes.clone(), filters, &mut next);
                 }
             }
             for band in bands() {

@@ -105,6 +105,17 @@ pub(super) struct Step {
     pub b: u32,
 }
 
+/// Memory that is brought to a core's own cache while a sum is made: [`FETCHED`] floats for each of its steps, `apart` bytes
+/// from one step's to the next one's. A few of them at a time do not keep the unit's own loads waiting.
+#[derive(Clone, Copy)]
+pub(super) struct Fetch {
+    pub from: *const f32,
+    pub apart: usize,
+}
+
+/// Floats of the four lines of memory that a step fetches.
+pub(super) const FETCHED: usize = 64;
+
 /// A step's products on two rows of tiles: three each, of both upper halves, and of either lower one with the
 /// other's upper. The order is for cores whose other hardware thread is at work: these have few tiles to rename, and a
 /// loop that uses four takes half the time of one that uses eight, although it loads more; on a core of
@@ -147,7 +158,7 @@ macro_rules! single {
 impl Unit {
     /// `C[32, 16] = A[32, k] * B[k, 16]`, or `+=` with `accumulate`, summed over the steps. Rows of `A` and
     /// `B` are [`ROW`] bytes; the lower 16 rows of `A` follow `second` bytes after the upper ones, and
-    /// those of `C` directly.
+    /// those of `C` directly. Meanwhile memory is fetched for what comes `next`.
     ///
     /// # Safety
     /// At every step's place there is a block of each operand, and `C` has room for `2 * SUMS` floats, which
@@ -161,6 +172,7 @@ impl Unit {
         b: *const u8,
         c: *mut f32,
         accumulate: bool,
+        next: Option<Fetch>,
     ) {
         if steps.is_empty() {
             // SAFETY: passed on to the caller.
@@ -168,47 +180,66 @@ impl Unit {
             return;
         }
         let steps = steps.as_ptr_range();
+        macro_rules! sum {
+            ($($fetch:literal,)* ; $($operand:tt)*) => {
+                asm!(
+                    "mov {stride:e}, 64",
+                    "test {p:e}, {p:e}",
+                    "jnz 2f",
+                    "tilezero tmm0",
+                    "tilezero tmm1",
+                    "jmp 3f",
+                    "2:",
+                    "tileloadd tmm0, [{c} + {stride}*1]",
+                    "tileloadd tmm1, [{c} + {stride}*1 + 1024]",
+                    "3:",
+                    "mov {stride:e}, 128",
+                    "4:",
+                    "mov {p:e}, dword ptr [{step}]",
+                    "mov {q:e}, dword ptr [{step} + 4]",
+                    "add {p}, {a}",
+                    "add {q}, {b}",
+                    "lea {r}, [{p} + {second}]",
+                    "add {step}, 8",
+                    $($fetch,)*
+                    pair!(),
+                    "cmp {step}, {end}",
+                    "jne 4b",
+                    "mov {stride:e}, 64",
+                    "tilestored [{c} + {stride}*1], tmm0",
+                    "tilestored [{c} + {stride}*1 + 1024], tmm1",
+                    step = inout(reg) steps.start => _,
+                    end = in(reg) steps.end,
+                    a = in(reg) a,
+                    second = in(reg) second,
+                    b = in(reg) b,
+                    c = in(reg) c,
+                    stride = out(reg) _,
+                    p = inout(reg) usize::from(accumulate) => _,
+                    q = out(reg) _,
+                    r = out(reg) _,
+                    $($operand)*
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    options(nostack),
+                )
+            };
+        }
         // SAFETY: the tiles are set up, the caller lends what is read and written, and the loop ends with
-        // the steps.
+        // the steps. What is fetched is not accessed.
         unsafe {
-            asm!(
-                "mov {stride:e}, 64",
-                "test {p:e}, {p:e}",
-                "jnz 2f",
-                "tilezero tmm0",
-                "tilezero tmm1",
-                "jmp 3f",
-                "2:",
-                "tileloadd tmm0, [{c} + {stride}*1]",
-                "tileloadd tmm1, [{c} + {stride}*1 + 1024]",
-                "3:",
-                "mov {stride:e}, 128",
-                "4:",
-                "mov {p:e}, dword ptr [{step}]",
-                "mov {q:e}, dword ptr [{step} + 4]",
-                "add {p}, {a}",
-                "add {q}, {b}",
-                "lea {r}, [{p} + {second}]",
-                "add {step}, 8",
-                pair!(),
-                "cmp {step}, {end}",
-                "jne 4b",
-                "mov {stride:e}, 64",
-                "tilestored [{c} + {stride}*1], tmm0",
-                "tilestored [{c} + {stride}*1 + 1024], tmm1",
-                step = inout(reg) steps.start => _,
-                end = in(reg) steps.end,
-                a = in(reg) a,
-                second = in(reg) second,
-                b = in(reg) b,
-                c = in(reg) c,
-                stride = out(reg) _,
-                p = inout(reg) usize::from(accumulate) => _,
-                q = out(reg) _,
-                r = out(reg) _,
-                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                options(nostack),
-            );
+            match next {
+                None => sum!(;),
+                Some(Fetch { from, apart }) => sum!(
+                    "prefetcht1 [{from}]",
+                    "prefetcht1 [{from} + 64]",
+                    "prefetcht1 [{from} + 128]",
+                    "prefetcht1 [{from} + 192]",
+                    "add {from}, {apart}",
+                    ;
+                    from = inout(reg) from => _,
+                    apart = in(reg) apart,
+                ),
+            }
         }
     }
 

@@ -80,7 +80,7 @@ impl Products<'_> {
                             let steps = &all[tap * list..][start.min(end)..end];
                             let c = sums.wrapping_add(place.at(pair, column, tap));
                             if tall {
-                                unit.pair(steps, a, plane, b, c, accumulate);
+                                unit.pair(steps, a, plane, b, c, accumulate, None);
                             } else {
                                 unit.single(steps, a, b, c, accumulate);
                             }
