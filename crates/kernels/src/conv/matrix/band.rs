@@ -4,12 +4,12 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::filters::Weights;
+use super::ahead::{Ahead, Rows, Source};
 use super::layout::{Edges, Images, Lines, View};
 use super::minimal::{self, OUTPUTS, POINTS};
 use super::source::Together;
 use super::split::{fetch, load, split, store};
-use super::unit::{BLOCK, DEPTH, ROW, SIDE, SUMS, Step, Unit};
+use super::unit::{BLOCK, DEPTH, FETCHED, ROW, SIDE, SUMS, Step, Unit};
 use crate::conv::epilogue::Finish;
 use crate::conv::simd::{First, Job, Simd, Sixteen, Vector, Whole};
 use crate::conv::winograd::Map;
@@ -132,7 +132,9 @@ pub(super) struct Band<'a> {
     pub channels: usize,
     pub finish: Finish,
     /// Whether filters at points are fetched ahead, since they outgrow a core's own cache.
-    pub fetch: bool,
+    pub fetch_filters: bool,
+    /// Whether pixels of the result are before they are written, since they come from memory.
+    pub fetch_result: bool,
 }
 
 impl Job for Band<'_> {
@@ -200,16 +202,39 @@ impl Band<'_> {
                 // SAFETY: passed on to the caller.
                 unsafe {
                     if minimal {
-                        self.multiply_points(unit, &group, product);
+                        let mut source = Ahead::new(self.written(&group));
+                        self.multiply_points(unit, &group, product, &mut source);
                         self.write_points(&group);
                     } else {
-                        self.multiply_lines(unit, &group, product);
+                        let mut source = Ahead::new(self.written(&group));
+                        self.multiply_lines(unit, &group, product, &mut source);
                         self.write_lines(&group);
                     }
                 }
             }
             row = next;
         }
+    }
+
+    /// Pixels of the result that a group writes, if they are to be fetched.
+    pub(super) fn written(&self, group: &Group<'_>) -> impl Iterator<Item = Rows> {
+        let View { first: [first_line, first_position], spacing, .. } = *group.part.view;
+        let pixels = group.pixels(self.lines.images);
+        let lines = if self.lines.terms.minimal { self.band.clone() } else { group.lines.clone() };
+        let block = if self.fetch_result { self.block.clone() } else { 0..0 };
+        let apart = spacing * self.channels;
+        block.flat_map(move |image| {
+            let (pixels, columns) = (pixels.clone(), group.columns.clone());
+            lines.clone().flat_map(move |line| {
+                let first = first_position + pixels.start * spacing;
+                let at = self.pixel(image, first_line + line * spacing, first);
+                let count = pixels.len();
+                columns.clone().step_by(FETCHED / SIDE).map(move |column| {
+                    let from = self.output.wrapping_add(at + column * SIDE);
+                    Rows { from, count, apart }
+                })
+            })
+        })
     }
 
     /// Whether the first and the last tile of a line, of one pixel each, have some taps less than the others.
@@ -224,7 +249,13 @@ impl Band<'_> {
     /// As in `compute`.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma")]
-    unsafe fn multiply_lines(&self, unit: &Unit, group: &Group<'_>, product: &Product<'_>) {
+    unsafe fn multiply_lines(
+        &self,
+        unit: &Unit,
+        group: &Group<'_>,
+        product: &Product<'_>,
+        source: &mut impl Source,
+    ) {
         let Group { lines, columns, .. } = group;
         let planes = group.part.view.terms.planes();
         for (k, plane) in columns.clone().flat_map(|k| (0..planes).map(move |i| (k, i))) {
@@ -238,7 +269,7 @@ impl Band<'_> {
                     c: self.sums.wrapping_add(group.sums(k - columns.start, i)),
                 };
                 // SAFETY: passed on to the caller.
-                unsafe { self.tiles(unit, group, line, plane..plane + 1, operands, None) };
+                unsafe { self.tiles(unit, group, line, plane..plane + 1, operands, source) };
             }
         }
     }
@@ -249,7 +280,13 @@ impl Band<'_> {
     /// As in `compute`.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma")]
-    unsafe fn multiply_points(&self, unit: &Unit, group: &Group<'_>, product: &Product<'_>) {
+    unsafe fn multiply_points(
+        &self,
+        unit: &Unit,
+        group: &Group<'_>,
+        product: &Product<'_>,
+        source: &mut impl Source,
+    ) {
         let Group { lines: points, columns, .. } = group;
         let planes = group.part.view.terms.planes();
         let place = |i: usize| {
@@ -267,11 +304,11 @@ impl Band<'_> {
             let operands = Operands {
                 a: self.from.wrapping_add(at),
                 b: filters(i),
-                next: (self.fetch && i + 1 < count).then(|| filters(i + 1)),
+                next: (self.fetch_filters && i + 1 < count).then(|| filters(i + 1)),
                 c: self.sums.wrapping_add(group.sums(k - columns.start, point)),
             };
             // SAFETY: passed on to the caller.
-            unsafe { self.tiles(unit, group, point, plane..plane + 1, operands, None) };
+            unsafe { self.tiles(unit, group, point, plane..plane + 1, operands, source) };
         }
     }
 
@@ -287,7 +324,7 @@ impl Band<'_> {
         group: &Group<'_>,
         planes: Range<usize>,
         b: *const u8,
-        next: &mut Weights<'_>,
+        next: &mut impl Source,
     ) {
         let operand = group.part.view.terms.of(planes.clone()) * BLOCK;
         let a = self.from.wrapping_add(planes.start * self.lines.plane());
@@ -300,7 +337,7 @@ impl Band<'_> {
                     c: self.sums.wrapping_add(group.sums(k, point)),
                 };
                 // SAFETY: passed on to the caller.
-                unsafe { self.tiles(unit, group, point, planes.clone(), operands, Some(next)) };
+                unsafe { self.tiles(unit, group, point, planes.clone(), operands, next) };
             }
         }
     }
@@ -318,7 +355,7 @@ impl Band<'_> {
         line: usize,
         planes: Range<usize>,
         operands: Operands,
-        mut weights: Option<&mut Weights<'_>>,
+        source: &mut impl Source,
     ) {
         let Group { part, rows, .. } = group;
         let Operands { a, b, next: fetched, c } = operands;
@@ -349,7 +386,7 @@ impl Band<'_> {
                 if alone {
                     unit.single(steps, a, b, c, accumulate);
                 } else {
-                    let next = weights.as_mut().and_then(|weights| weights.fetch(steps.len()));
+                    let next = source.next(steps.len());
                     unit.pair(steps, a, SIDE * ROW, b, c, accumulate, next);
                 }
             }

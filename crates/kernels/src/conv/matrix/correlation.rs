@@ -211,7 +211,9 @@ fn correlate(
             result,
             channels: filters.columns,
             finish,
-            fetch: b.len() > FILTERS,
+            fetch_filters: b.len() > FILTERS,
+            // What a training pass keeps has not been touched since the last step.
+            fetch_result: moments > 0,
         };
         // SAFETY: the lane has room for the tallest band's lines, or for six at points, and these channels of its pixels are this task's.
         unsafe { isa.run(job) };

@@ -3,10 +3,11 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+use super::ahead::Rows;
 use super::layout::View;
 use super::minimal;
 use super::split::{load, split_pair, store, transpose};
-use super::unit::{BLOCK, DEPTH, FETCHED, Fetch, ROW, SIDE};
+use super::unit::{BLOCK, DEPTH, ROW, SIDE};
 use crate::conv::winograd::Filters;
 
 /// Columns of filters, in units of 16.
@@ -19,46 +20,25 @@ pub(super) struct Columns<'a> {
     pub apart: usize,
 }
 
-/// Rows of the weight that filters are made of: for each of the taps those of some inputs, of which neighbours are some outputs.
-pub(super) struct Weights<'a> {
-    filters: &'a Filters,
-    inputs: Range<usize>,
-    output: usize,
-    /// Of all taps, those that have not been fetched.
-    rows: Range<usize>,
-}
-
-impl Weights<'_> {
-    /// The next `n` of them, or those that are left of a tap.
-    pub(super) fn fetch(&mut self, n: usize) -> Option<Fetch> {
-        if self.rows.is_empty() {
-            return None;
-        }
-        let (tap, i) = (self.rows.start / self.inputs.len(), self.rows.start % self.inputs.len());
-        self.rows.start += n.min(self.inputs.len() - i);
-        let Filters { weight, full_in, full_out, .. } = *self.filters;
-        let row = tap * full_in + self.inputs.start + i;
-        let from = weight.wrapping_add(row * full_out + self.output);
-        Some(Fetch { from, apart: 4 * full_out })
-    }
-}
-
-impl<'a> Columns<'a> {
-    /// The weights of some planes.
-    pub(super) fn weights(&self, planes: Range<usize>) -> Weights<'a> {
+impl Columns<'_> {
+    /// The weights of some planes, which are neighbours of up to [`FETCHED`](super::unit::FETCHED) outputs.
+    pub(super) fn weights(&self, planes: Range<usize>) -> impl Iterator<Item = Rows> {
         let terms = &self.view.terms;
-        let Filters { columns, transposed, .. } = *self.filters;
-        let depth = if planes.is_empty() {
-            0..0
-        } else {
-            terms.channels(planes.start).start..terms.channels(planes.end - 1).end
-        };
+        let Filters { weight, full_in, full_out, columns, transposed, .. } = *self.filters;
+        let start = |plane: usize| terms.channels(plane).start;
+        let depth = start(planes.start)
+            ..planes.clone().last().map_or(start(planes.start), |last| terms.channels(last).end);
         let columns = self.columns.start * SIDE..(self.columns.end * SIDE).min(columns);
         let (inputs, outputs) = if transposed { (columns, depth) } else { (depth, columns) };
-        debug_assert!(outputs.len() <= FETCHED, "a step fetches {FETCHED} of {outputs:?}");
-        let taps = if outputs.is_empty() { 0 } else { self.kernel * self.kernel };
-        let rows = 0..taps * inputs.len();
-        Weights { filters: self.filters, inputs, output: outputs.start, rows }
+        let count = if planes.is_empty() { 0 } else { inputs.len() };
+        (0..self.kernel * self.kernel).map(move |tap| {
+            let row = tap * full_in + inputs.start;
+            Rows {
+                from: weight.wrapping_add(row * full_out + outputs.start),
+                count,
+                apart: full_out,
+            }
+        })
     }
 
     /// The operand of a plane, of all lines of taps or points. `place` is where the steps of a line begin.

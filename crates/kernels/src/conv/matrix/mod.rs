@@ -17,6 +17,7 @@
 
 use super::{ConvShape, map};
 
+mod ahead;
 mod band;
 mod correlation;
 mod filters;

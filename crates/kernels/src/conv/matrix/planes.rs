@@ -4,6 +4,7 @@
 
 use std::ops::Range;
 
+use super::ahead::Ahead;
 use super::band::{Band, Group, MOST_COLUMNS, Part, Sums};
 use super::correlation::Correlation;
 use super::filters::Columns;
@@ -72,6 +73,7 @@ pub(super) fn correlate(
         output: SharedMut::new(output),
         result,
         finish,
+        fetch_result: moments > 0,
     };
 
     for_each_task(count, lanes, lane, |i, lane| {
@@ -127,6 +129,7 @@ struct Plan<'a> {
     output: SharedMut<'a>,
     result: Map,
     finish: Finish,
+    fetch_result: bool,
 }
 
 impl Plan<'_> {
@@ -148,7 +151,8 @@ impl Plan<'_> {
             result: self.result,
             channels: columns,
             finish: self.finish,
-            fetch: false,
+            fetch_filters: false,
+            fetch_result: self.fetch_result,
         }
     }
 }
@@ -208,9 +212,17 @@ impl Task<'_> {
                     let before = terms.of(first..plane);
                     of.lay_out(plane, |point| point * steps + before, filters);
                 }
-                let mut next = of.weights(planes.end..(planes.end + VISIT).min(terms.planes()));
+                let next = planes.end..(planes.end + VISIT).min(terms.planes());
+                let last = next.is_empty();
+                let mut weights = Ahead::new(of.weights(next));
                 for band in bands() {
-                    band.multiply_planes(&unit, &group, planes.clone(), filters, &mut next);
+                    let planes = planes.clone();
+                    if last {
+                        let mut written = Ahead::new(band.written(&group));
+                        band.multiply_planes(&unit, &group, planes, filters, &mut written);
+                    } else {
+                        band.multiply_planes(&unit, &group, planes, filters, &mut weights);
+                    }
                 }
             }
             for band in bands() {
