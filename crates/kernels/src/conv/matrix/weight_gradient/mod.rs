@@ -5,9 +5,10 @@ mod visit;
 
 use std::ops::Range;
 
+use super::ahead::{Ahead, Rows};
 use super::layout::{Images, as_steps};
 use super::minimal::{self, OUTPUTS, POINTS};
-use super::unit::{BLOCK, DEPTH, ROW, SIDE, SUMS};
+use super::unit::{BLOCK, DEPTH, FETCHED, ROW, SIDE, SUMS};
 use crate::Scratch;
 use crate::conv::columns::{ByColumns, InputGradient};
 use crate::conv::parallel::{SharedMut, for_each_task, lane_len, part};
@@ -114,6 +115,7 @@ pub(in crate::conv) fn weight_gradient(
                 sums: shared.at(copy * copy_len),
                 place: plan.sums(),
                 accumulate: visit > visits.start,
+                next: (),
                 visit: &visit_of,
             };
             // SAFETY: the lane has room for the visit, and these pairs of this copy are this task's.
@@ -203,8 +205,14 @@ fn of_one_copy(
         let (pair, group) = (task % plan.pairs, task / plan.pairs);
         let columns = part(plan.columns, 1, groups, group);
         let (steps, sums) = lane.split_at_mut(steps_len);
+        let grad_at = to.at(0);
         let place =
             SumsPlace { first: (pair, columns.start), columns: columns.len(), taps: plan.taps() };
+        // Just before it is added to.
+        let all = visits * plan.taps() * plan.longest * plan.steps * columns.len();
+        let wanted = TAPS * DEPTH * columns.len().div_ceil(FETCHED / SIDE);
+        let mut gradient = Ahead::new(gradient_of(shape, grad_at, pair, &columns))
+            .after(all.saturating_sub(wanted * 5 / 4));
         for visit in 0..visits {
             let job = Products {
                 visit: &visit_of(visit),
@@ -214,18 +222,38 @@ fn of_one_copy(
                 sums: sums.as_mut_ptr(),
                 place,
                 accumulate: visit > 0,
+                next: &mut gradient,
             };
             // SAFETY: all is laid out, and the lane has room for a group's sums.
             unsafe { isa.run(job) };
         }
         for tap in 0..plan.merged_taps() {
             let (sums, columns) = (sums.as_ptr(), columns.clone());
-            let to = to.at(0);
+            let to = grad_at;
             let job = Merge { plan, shape, sums, place, copy_len: 0, pair, columns, tap, to };
             // SAFETY: these channels' gradients are this task's.
             unsafe { isa.run(job) };
         }
     });
+}
+
+/// Where a pair's and some columns' part of the gradient is.
+fn gradient_of(
+    shape: &ConvShape,
+    gradient: *const f32,
+    pair: usize,
+    columns: &Range<usize>,
+) -> impl Iterator<Item = Rows> {
+    let ConvShape { in_channels, full_in, full_out, .. } = *shape;
+    let first = 2 * pair * SIDE;
+    let count = DEPTH.min(in_channels - first);
+    let columns = columns.clone().step_by(FETCHED / SIDE);
+    (0..TAPS).flat_map(move |tap| {
+        columns.clone().map(move |column| {
+            let at = (tap * full_in + first) * full_out + column * SIDE;
+            Rows { from: gradient.wrapping_add(at), count, apart: full_out }
+        })
+    })
 }
 
 /// Whether one task alone lays out each line of the output's gradient, which could then be made there.

@@ -6,6 +6,7 @@ use std::ops::Range;
 use super::visit::Visit;
 use super::{Plan, STEPS};
 use crate::conv::ConvShape;
+use crate::conv::matrix::ahead::Source;
 use crate::conv::matrix::minimal::{self, POINTS};
 use crate::conv::matrix::split::{lanes, load};
 use crate::conv::matrix::unit::{BLOCK, SIDE, SUMS, Step, Unit};
@@ -28,7 +29,7 @@ impl SumsPlace {
 }
 
 /// What a visit adds to some of the sums.
-pub(super) struct Products<'a> {
+pub(super) struct Products<'a, N> {
     pub visit: &'a Visit,
     pub pairs: Range<usize>,
     pub columns: Range<usize>,
@@ -36,9 +37,11 @@ pub(super) struct Products<'a> {
     pub sums: *mut f32,
     pub place: SumsPlace,
     pub accumulate: bool,
+    /// What is fetched meanwhile.
+    pub next: N,
 }
 
-impl Job for Products<'_> {
+impl<N: Source> Job for Products<'_, N> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         // SAFETY: passed on to the caller; only an instruction set with the unit comes here.
@@ -46,12 +49,13 @@ impl Job for Products<'_> {
     }
 }
 
-impl Products<'_> {
+impl<N: Source> Products<'_, N> {
     /// # Safety
     /// The machine has the unit, the fields are as they say, and all that is read is laid out.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma")]
-    unsafe fn compute(self) {
-        let Self { visit, steps: all, sums, place, .. } = self;
+    unsafe fn compute(mut self) {
+        let Self { visit, sums, place, .. } = self;
+        let all = self.steps;
         let Plan { steps, in_channels, .. } = visit.plan;
         let list = visit.plan.longest * steps;
         let taps = visit.plan.taps();
@@ -80,7 +84,8 @@ impl Products<'_> {
                             let steps = &all[tap * list..][start.min(end)..end];
                             let c = sums.wrapping_add(place.at(pair, column, tap));
                             if tall {
-                                unit.pair(steps, a, plane, b, c, accumulate, None);
+                                let next = self.next.next(steps.len());
+                                unit.pair(steps, a, plane, b, c, accumulate, next);
                             } else {
                                 unit.single(steps, a, b, c, accumulate);
                             }
