@@ -30,6 +30,7 @@ mod autograd;
 mod backend;
 mod checkpoint;
 mod error;
+mod forward_only;
 mod import;
 mod infer;
 mod layout;

@@ -67,7 +67,7 @@ impl<B: Backend> Forward<'_, B> {
     }
 
     /// out = [relu](bn(conv(x)) [+ residual]), filling the tape.
-    fn conv_norm(
+    pub fn conv_norm(
         &mut self,
         conv: &PlannedConv,
         x: MapView<'_, B>,

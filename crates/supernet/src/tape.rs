@@ -38,11 +38,11 @@ pub(crate) struct ConvTape<B: Backend> {
 }
 
 impl<B: Backend> ConvTape<B> {
-    fn new(backend: &B) -> Self {
+    pub fn new(backend: &B) -> Self {
         Self { output: backend.map(), mean: backend.vector(), var: backend.vector() }
     }
 
-    fn reserve(&mut self, conv: &PlannedConv, batch: usize) -> Result<(), SupernetError> {
+    pub fn reserve(&mut self, conv: &PlannedConv, batch: usize) -> Result<(), SupernetError> {
         self.output.reserve(conv.shape(batch).output_len())?;
         self.mean.reserve(conv.out_channels)?;
         self.var.reserve(conv.out_channels)

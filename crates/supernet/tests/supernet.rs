@@ -213,6 +213,44 @@ fn recalibration_is_the_plain_mean_of_batch_statistics() {
     }
 }
 
+#[test]
+fn a_pass_that_is_forward_only_has_the_same_features_and_statistics() {
+    let f = Fixture::new();
+    let (mut session, images) = (Session::new(), f.images(3));
+    for arch in f.archs() {
+        let plan = f.plan(&arch);
+        for frozen in [false, true] {
+            let pass = |session: &mut Session, only: bool| {
+                let mut buffers = f.weights.buffers.clone();
+                let params = &f.weights.params;
+                let norms = if frozen {
+                    Norms::Frozen { buffers: &f.weights.buffers[..] }
+                } else {
+                    Norms::Tracked { buffers: &mut buffers[..], momentum: 0.3 }
+                };
+                let features = if only {
+                    session.forward_only(&plan, params, norms, &images)
+                } else {
+                    session.forward_features(&plan, params, norms, &images)
+                };
+                (bits(features.unwrap()), bits(&buffers))
+            };
+            let kept = pass(&mut session, false);
+            assert_eq!(kept, pass(&mut session, true), "{arch:?}");
+            // What the first pass keeps for its backward pass is still there.
+            let grad = normal("gradient", kept.0.len());
+            let backward = |session: &mut Session| {
+                let mut grads = vec![0.0; f.layout.params()];
+                session.backward_features(&plan, &f.weights.params, &images, &grad, &mut grads);
+                bits(&grads)
+            };
+            let after = backward(&mut session);
+            pass(&mut session, false);
+            assert_eq!(after, backward(&mut session), "{arch:?}");
+        }
+    }
+}
+
 /// [N, H, W, C] -> candle's [N, C, H, W].
 fn nchw(f: &Fixture, images: &[f32], batch: usize) -> Tensor {
     let (side, channels) = (f.space.image_size, f.space.channels);
