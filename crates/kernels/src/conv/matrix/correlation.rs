@@ -31,6 +31,9 @@ const LEAST_WANTED_BAND: usize = 3;
 /// Floats of filters that stay in a core's own cache.
 const FILTERS: usize = 128 << 10;
 
+/// Columns of 16 whose filters are made in one task.
+const TOGETHER: usize = 4;
+
 /// What is read and written.
 pub(super) struct Correlation<'a> {
     pub kernel: usize,
@@ -147,13 +150,16 @@ fn correlate(
 
     let to = SharedMut::new(b);
     let planes = lines.terms.planes();
-    for_each_task(views.len() * columns * planes, lanes, lane, |task, _| {
-        let (i, plane, column) = (task / columns / planes, task / columns % planes, task % columns);
+    // Those of several columns are neighbours in memory, but for the data gradient.
+    let together = if filters.transposed { 1 } else { TOGETHER.min(columns) };
+    let wide = columns.div_ceil(together);
+    for_each_task(views.len() * wide * planes, lanes, lane, |task, _| {
+        let (i, plane, group) = (task / wide / planes, task / wide % planes, task % wide);
         let view = &views[i];
-        let at = starts[i] + column * operand(view);
-        let to = to.at(at).cast();
+        let columns = part(columns, 1, wide, group);
+        let to = to.at(starts[i] + columns.start * operand(view)).cast();
         let columns =
-            Columns { filters: &filters, kernel, view, columns: column..column + 1, apart: 0 };
+            Columns { filters: &filters, kernel, view, columns, apart: 4 * operand(view) };
         let place = |line: usize| view.terms.place(line, plane);
         // SAFETY: the unit's machine has the instructions, and this plane of these columns is this task's.
         unsafe { columns.lay_out(plane, place, to) };
