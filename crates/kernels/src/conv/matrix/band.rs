@@ -57,6 +57,8 @@ pub(super) struct Sums<'a> {
     /// planes, and those of the last visit.
     steps: &'a [Step],
     counts: [u8; 2 * Edges::KINDS],
+    /// Planes of a visit.
+    visit: usize,
 }
 
 impl<'a> Sums<'a> {
@@ -83,7 +85,7 @@ impl<'a> Sums<'a> {
             }
             *count = done as u8;
         }
-        Self { steps, counts }
+        Self { steps, counts, visit }
     }
 
     fn at(&self, last: bool, edges: Edges) -> &'a [Step] {
@@ -289,15 +291,17 @@ impl Band<'_> {
     ) {
         let Group { lines: points, columns, .. } = group;
         let planes = group.part.view.terms.planes();
+        let visit = group.part.steps.visit;
+        let visits = planes.div_ceil(visit);
         let place = |i: usize| {
             let (k, i) = (i % columns.len(), i / columns.len());
-            (columns.start + k, i / planes, i % planes)
+            (columns.start + k, i / visits, i % visits * visit)
         };
         let filters = |i: usize| {
             let (k, point, plane) = place(i);
             product.filters(k, point, plane)
         };
-        let count = points.len() * planes * columns.len();
+        let count = points.len() * visits * columns.len();
         for i in 0..count {
             let (k, point, plane) = place(i);
             let at = point * self.lines.line() + plane * self.lines.plane();
@@ -307,8 +311,9 @@ impl Band<'_> {
                 next: (self.fetch_filters && i + 1 < count).then(|| filters(i + 1)),
                 c: self.sums.wrapping_add(group.sums(k - columns.start, point)),
             };
+            let planes = plane..(plane + visit).min(planes);
             // SAFETY: passed on to the caller.
-            unsafe { self.tiles(unit, group, point, plane..plane + 1, operands, source) };
+            unsafe { self.tiles(unit, group, point, planes, operands, source) };
         }
     }
 

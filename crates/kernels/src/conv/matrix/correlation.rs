@@ -165,10 +165,12 @@ fn correlate(
         unsafe { columns.lay_out(plane, place, to) };
     });
     let b = &*b;
+    // Sums over two planes need no way to memory and back; over pairs of more, pixels and filters would not stay in the first cache.
+    let visit = if minimal && planes == 2 { 2 } else { 1 };
     let mut steps = as_steps(steps).chunks_mut(Sums::LEN / 2);
     let products: [Option<Product<'_>>; MOST_VIEWS] = std::array::from_fn(|i| {
         let view = views.get(i)?;
-        let part = Part { view, steps: Sums::new(&lines, view, steps.next()?, 1) };
+        let part = Part { view, steps: Sums::new(&lines, view, steps.next()?, visit) };
         Some(Product { part, b: &b[starts[i]..], operand: operand(view) })
     });
 
