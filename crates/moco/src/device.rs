@@ -222,7 +222,7 @@ impl<T: Precision> DeviceMoco<T> {
             let members = group * rows / groups..(group + 1) * rows / groups;
             let norms = config.bn.training(&mut *buffers, config.bn_momentum);
             let own = images.range(members.start * image..members.end * image);
-            let features = session.forward_only(plan, params, norms, own)?;
+            let features = session.forward_features_only(plan, params, norms, own)?;
             let neck_params = params.values().range(first..first + neck.params());
             key_head.forward(gpu, neck, neck_params, members.len(), features)?;
             let mut place = shuffled_keys.view_mut().range(members.start * dim..members.end * dim);

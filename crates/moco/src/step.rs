@@ -196,7 +196,7 @@ impl Moco {
                 &self.shuffled
             };
             let norms = self.config.bn.training(&mut self.key.buffers[..], self.config.bn_momentum);
-            let features = self.session.forward_only(plan, params, norms, images)?;
+            let features = self.session.forward_features_only(plan, params, norms, images)?;
             self.neck.forward(neck_params, members.len(), features, &mut self.key_memory);
             let embeddings = self.key_memory.embedding().chunks_exact(dim);
             for (&i, embedding) in members.iter().zip(embeddings) {

@@ -30,7 +30,7 @@ mod autograd;
 mod backend;
 mod checkpoint;
 mod error;
-mod forward_only;
+mod features_only;
 mod import;
 mod infer;
 mod layout;

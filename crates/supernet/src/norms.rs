@@ -67,7 +67,7 @@ pub fn recalibrate<'i, B: Backend>(
     for (i, images) in batches.into_iter().enumerate() {
         // Weight 1/(i+1) makes the running value the plain mean so far.
         let norms = Norms::Tracked { buffers, momentum: 1.0 / (i + 1) as f32 };
-        session.forward_only(plan, params, norms, images)?;
+        session.forward_features_only(plan, params, norms, images)?;
     }
     Ok(())
 }

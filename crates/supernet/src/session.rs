@@ -5,7 +5,7 @@ use crate::layout::Layout;
 use crate::passes::{Backward, Flowing, Forward};
 use crate::plan::{Plan, PlannedConv};
 use crate::tape::Tape;
-use crate::{SupernetError, forward_only, infer, siblings};
+use crate::{SupernetError, features_only, infer, siblings};
 use slimtau_kernels::linear::LinearShape;
 use slimtau_kernels::pool::PoolShape;
 
@@ -43,7 +43,7 @@ pub struct Session<B: Backend = Cpu> {
     pub(crate) flowing: Flowing<B>,
     pub(crate) grad_features: B::Vector,
     infer: infer::Memory<B>,
-    forward_only: forward_only::Memory<B>,
+    features_only: features_only::Memory<B>,
     /// Images that there is room for, whatever the plan.
     room: usize,
     pub(crate) batch: usize,
@@ -74,7 +74,7 @@ impl<B: Backend> Session<B> {
             flowing: Flowing::new(&backend),
             grad_features: backend.vector(),
             infer: infer::Memory::new(&backend),
-            forward_only: forward_only::Memory::new(&backend),
+            features_only: features_only::Memory::new(&backend),
             room: 0,
             batch: 0,
             batch_statistics: false,
@@ -147,12 +147,13 @@ impl<B: Backend> Session<B> {
         Ok(self.tape.features.view())
     }
 
-    /// [`Session::forward_features`] to the bit, where no backward pass follows: in a few maps for any depth, which is
-    /// faster. Leaves the memory of a pending backward pass alone.
+    /// Pooled features [N, C] of a training pass that no backward pass follows: those of [`Session::forward_features`] to
+    /// the bit, running statistics included, in a few maps for any depth. Leaves a pending backward pass and
+    /// [`Session::features`] alone.
     ///
     /// # Errors
     /// When `images` is not a whole number of images.
-    pub fn forward_only(
+    pub fn forward_features_only(
         &mut self,
         plan: &Plan,
         params: &B::Params,
@@ -160,11 +161,16 @@ impl<B: Backend> Session<B> {
         images: MapView<'_, B>,
     ) -> Result<VectorView<'_, B>, SupernetError> {
         let batch = B::batch(plan, images)?;
-        let forward = Forward { backend: &mut self.backend, params, norms, batch };
-        forward_only::run(&mut self.forward_only, forward, plan, images)
+        let Self { backend, features_only: memory, flowing, shortcut, .. } = self;
+        memory.exchange(flowing, shortcut);
+        let forward = Forward { backend, params, norms, batch };
+        let done = features_only::run(memory, forward, plan, images);
+        memory.exchange(flowing, shortcut);
+        done?;
+        Ok(memory.features.view())
     }
 
-    /// The pooled features [N, C] of the last training pass that may be followed by a backward pass.
+    /// The pooled features [N, C] of the last [`Session::forward_features`] or [`Session::forward`].
     pub fn features(&self) -> VectorView<'_, B> {
         self.tape.features.view()
     }

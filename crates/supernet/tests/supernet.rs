@@ -214,7 +214,7 @@ fn recalibration_is_the_plain_mean_of_batch_statistics() {
 }
 
 #[test]
-fn a_pass_that_is_forward_only_has_the_same_features_and_statistics() {
+fn features_only_are_those_of_a_training_pass_and_leave_it_alone() {
     let f = Fixture::new();
     let (mut session, images) = (Session::new(), f.images(3));
     for arch in f.archs() {
@@ -229,7 +229,7 @@ fn a_pass_that_is_forward_only_has_the_same_features_and_statistics() {
                     Norms::Tracked { buffers: &mut buffers[..], momentum: 0.3 }
                 };
                 let features = if only {
-                    session.forward_only(&plan, params, norms, &images)
+                    session.forward_features_only(&plan, params, norms, &images)
                 } else {
                     session.forward_features(&plan, params, norms, &images)
                 };

@@ -3,7 +3,8 @@
 use slimtau_base::{fill_normal, stream};
 use slimtau_space::{Arch, CostModel, SearchSpace};
 use slimtau_supernet::{
-    Layout, Plan, PrefixTree, Session, Statistics, SupernetError, TreeSession, Weights, recalibrate,
+    Layout, Norms, Plan, PrefixTree, Session, Statistics, SupernetError, TreeSession, Weights,
+    recalibrate,
 };
 use std::sync::Arc;
 
@@ -132,6 +133,28 @@ fn logits_are_those_of_each_subnet_by_itself() {
                     assert_eq!(found, bits(alone), "recalibrated {block} {max_pool} {n} {batch}");
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn features_only_are_those_of_a_training_pass() {
+    let mut session = Session::default();
+    for (block, max_pool) in
+        [("basic", false), ("basic", true), ("bottleneck", false), ("bottleneck", true)]
+    {
+        let fixture = Fixture::new(block, max_pool);
+        let Weights { params, buffers } = &fixture.weights;
+        for arch in fixture.archs(2) {
+            let plan = fixture.plan(&arch);
+            let images = fixture.images("images", 3);
+            let [mut own, mut only] = [buffers.clone(), buffers.clone()];
+            let norms = Norms::Tracked { buffers: &mut own[..], momentum: 0.3 };
+            let kept = bits(session.forward_features(&plan, params, norms, &images).unwrap());
+            let norms = Norms::Tracked { buffers: &mut only[..], momentum: 0.3 };
+            let found = session.forward_features_only(&plan, params, norms, &images).unwrap();
+            assert_eq!(kept, bits(found), "{block} {max_pool} {arch:?}");
+            assert_eq!(bits(&own), bits(&only), "{block} {max_pool} {arch:?}");
         }
     }
 }

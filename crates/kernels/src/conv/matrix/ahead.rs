@@ -44,7 +44,7 @@ impl<I: Iterator<Item = Rows>> Source for Ahead<I> {
         }
         let rows = match self.first {
             Some(rows) if rows.count > 0 => rows,
-            _ => self.rows.next()?,
+            _ => self.rows.find(|rows| rows.count > 0)?,
         };
         let Rows { from, count, apart } = rows;
         let n = steps.min(count);
@@ -64,5 +64,37 @@ impl<S: Source> Source for &mut S {
 impl Source for () {
     fn next(&mut self, _: usize) -> Option<Fetch> {
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_is_fetched_once_and_not_before_the_delay() {
+        let floats = [0.0f32; 64];
+        let from = floats.as_ptr();
+        let rows = [(0, 5, 2), (20, 0, 1), (30, 4, 3)];
+        for (steps, delay) in [(1, 0), (3, 0), (4, 7), (9, 2), (100, 0)] {
+            let rows =
+                rows.map(|(at, count, apart)| Rows { from: from.wrapping_add(at), count, apart });
+            let mut ahead = Ahead::new(rows.into_iter()).after(delay);
+            let (mut found, mut waited) = (Vec::new(), 0);
+            for _ in 0..200 {
+                match ahead.next(steps) {
+                    None if found.is_empty() => waited += steps,
+                    None => break,
+                    Some(Fetch { from: at, apart }) => {
+                        let at = (at as usize - from as usize) / 4;
+                        // As many of its steps as there are rows.
+                        let end = if at < 20 { 10 } else { 42 };
+                        found.extend((0..steps).map(|i| at + i * apart / 4).filter(|&at| at < end));
+                    }
+                }
+            }
+            assert_eq!(found, [0, 2, 4, 6, 8, 30, 33, 36, 39], "{steps} steps after {delay}");
+            assert!(waited >= delay && waited < delay + steps, "{steps} steps after {delay}");
+        }
     }
 }

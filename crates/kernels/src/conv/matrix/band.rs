@@ -225,12 +225,15 @@ impl Band<'_> {
         let lines = if self.lines.terms.minimal { self.band.clone() } else { group.lines.clone() };
         let block = if self.fetch_result { self.block.clone() } else { 0..0 };
         let apart = spacing * self.channels;
+        // Whole lines follow upon each other.
+        let whole = spacing == 1 && pixels.len() == self.result.width;
+        let together = if whole { lines.len().max(1) } else { 1 };
+        let count = together * pixels.len();
         block.flat_map(move |image| {
             let (pixels, columns) = (pixels.clone(), group.columns.clone());
-            lines.clone().flat_map(move |line| {
+            lines.clone().step_by(together).flat_map(move |line| {
                 let first = first_position + pixels.start * spacing;
                 let at = self.pixel(image, first_line + line * spacing, first);
-                let count = pixels.len();
                 columns.clone().step_by(FETCHED / SIDE).map(move |column| {
                     let from = self.output.wrapping_add(at + column * SIDE);
                     Rows { from, count, apart }

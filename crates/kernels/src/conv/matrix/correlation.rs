@@ -151,7 +151,8 @@ fn correlate(
     let to = SharedMut::new(b);
     let planes = lines.terms.planes();
     // Those of several columns are neighbours in memory, but for the data gradient.
-    let together = if filters.transposed { 1 } else { TOGETHER.min(columns) };
+    let many = columns * planes >= TOGETHER * TASKS * rayon::current_num_threads();
+    let together = if many && !filters.transposed { TOGETHER } else { 1 };
     let wide = columns.div_ceil(together);
     for_each_task(views.len() * wide * planes, lanes, lane, |task, _| {
         let (i, plane, group) = (task / wide / planes, task / wide % planes, task % wide);
@@ -220,7 +221,7 @@ fn correlate(
             channels: filters.columns,
             finish,
             fetch_filters: b.len() > FILTERS,
-            // What a training pass keeps has not been touched since the last step.
+            // Only training passes have statistics, and what these keep has not been touched since the last step.
             fetch_result: moments > 0,
         };
         // SAFETY: the lane has room for the tallest band's lines, or for six at points, and these channels of its pixels are this task's.

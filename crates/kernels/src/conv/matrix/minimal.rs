@@ -15,8 +15,8 @@ use crate::conv::winograd::Map;
 pub(super) const OUTPUTS: usize = 4;
 /// Lines of the source that they read, and products.
 pub(super) const POINTS: usize = 6;
-/// Fewest lines of a map, and pixels of all, that this pays for: filters and their gradients at the points are twice as
-/// many.
+/// Fewest lines of a map, and pixels of all, that this pays for where filters are made all at once: they and their gradients
+/// are twice as many at the points.
 pub(super) const LEAST_LINES: usize = 3;
 const LEAST_PIXELS: usize = 1200;
 

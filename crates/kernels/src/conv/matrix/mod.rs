@@ -4,7 +4,7 @@
 //! the sum of two of bf16 to 17 bits, so three products of halves make one that errs by 4.3e-6 where bits are
 //! random, somewhat more than Winograd's transforms do, and by the definition it needs no transforms (`split`).
 //!
-//! Where maps are large enough, stride 1 goes a way between the definition and Winograd's: six lines of the source are laid out
+//! Where maps are large enough, or filters many for the pixels (these are made where they are used, `planes`), stride 1 goes a way between the definition and Winograd's: six lines of the source are laid out
 //! as what they are at the points of F(4, 3), so that four lines of the result take half of the products, for twice the error
 //! (`minimal`); taps of a line are summed by the definition.
 //!
@@ -50,6 +50,8 @@ const LEAST_CHANNELS_OF_STRIDE_2: usize = 24;
 /// pixels are too few for points otherwise, and where they are enough.
 const FILTERS_OF_FEW_PIXELS: usize = 40;
 const FILTERS_OF_MANY_PIXELS: usize = 100;
+/// Pixels whose sums of some columns stay in a core's own cache.
+const MOST_PIXELS: usize = 3000;
 
 /// Whether the output of a convolution and the gradient of its input are made here.
 pub(super) fn correlates(shape: &ConvShape) -> bool {
@@ -73,8 +75,11 @@ fn by_planes(shape: &ConvShape) -> bool {
     let ConvShape { batch, height, width, in_channels, out_channels, stride, .. } = *shape;
     let many = minimal::pays(map(shape));
     let least = if many { FILTERS_OF_MANY_PIXELS } else { FILTERS_OF_FEW_PIXELS };
-    let filters = in_channels * out_channels;
-    stride == 1 && height >= minimal::LEAST_LINES && filters >= least * batch * height * width
+    let (filters, pixels) = (in_channels * out_channels, batch * height * width);
+    stride == 1
+        && height >= minimal::LEAST_LINES
+        && pixels <= MOST_PIXELS
+        && filters >= least * pixels
 }
 
 /// Whether the gradient of its weight is.
@@ -88,4 +93,47 @@ pub(super) fn sums(shape: &ConvShape) -> bool {
             2 => least >= LEAST_CHANNELS_OF_STRIDE_2,
             _ => false,
         }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Without this, the tests' shapes for `planes` might be summed another way one day.
+    #[test]
+    fn few_pixels_by_many_filters_are_summed_by_planes() {
+        let planes = |[batch, height, width]: [usize; 3],
+                      [in_channels, out_channels]: [usize; 2]| {
+            by_planes(&ConvShape {
+                batch,
+                height,
+                width,
+                in_channels,
+                out_channels,
+                full_in: in_channels,
+                full_out: out_channels,
+                kernel: 3,
+                stride: 1,
+            })
+        };
+        for (map, channels) in [
+            ([33, 3, 3], [120, 104]),
+            ([34, 4, 4], [160, 152]),
+            ([6, 3, 3], [64, 72]),
+            ([16, 5, 15], [352, 344]),
+            ([20, 6, 6], [72, 400]),
+            ([64, 4, 4], [256, 256]),
+            ([8, 7, 7], [512, 512]),
+        ] {
+            assert!(planes(map, channels), "{map:?}, {channels:?}");
+        }
+        for (map, channels) in [
+            ([8, 14, 14], [256, 256]),
+            ([64, 7, 7], [128, 128]),
+            ([64, 7, 7], [512, 512]),
+            ([16, 2, 2], [512, 512]),
+        ] {
+            assert!(!planes(map, channels), "{map:?}, {channels:?}");
+        }
+    }
 }

@@ -209,7 +209,11 @@ fn of_one_copy(
         let place =
             SumsPlace { first: (pair, columns.start), columns: columns.len(), taps: plan.taps() };
         // Just before it is added to.
-        let all = visits * plan.taps() * plan.longest * plan.steps * columns.len();
+        let lists = (0..visits).map(visit_of);
+        let taps = |visit: Visit| {
+            (0..plan.taps()).map(|tap| visit.list(tap, as_steps(steps))).sum::<usize>()
+        };
+        let all = lists.map(taps).sum::<usize>() * columns.len();
         let wanted = TAPS * DEPTH * columns.len().div_ceil(FETCHED / SIDE);
         let mut gradient = Ahead::new(gradient_of(shape, grad_at, pair, &columns))
             .after(all.saturating_sub(wanted * 5 / 4));

@@ -2,21 +2,31 @@
 //! to layer, instead of one for each layer.
 
 use crate::SupernetError;
-use crate::backend::{Backend, MapView, Store, VectorView};
+use crate::backend::{Backend, MapView, Store};
 use crate::infer::{self, ConvNorm, Inner};
-use crate::passes::Forward;
+use crate::passes::{Flowing, Forward};
 use crate::plan::{Plan, PlannedConv};
 use crate::tape::ConvTape;
 
+/// What is read and written from block to block, and what lives within one of them.
 pub(crate) struct Memory<B: Backend> {
     x: B::Map,
     out: B::Map,
     inner: Inner<B>,
     conv: ConvTape<B>,
-    features: B::Vector,
+    pub features: B::Vector,
 }
 
 impl<B: Backend> Memory<B> {
+    /// Takes the maps that lie idle between backward passes for those of a block, or gives them back.
+    pub fn exchange(&mut self, flowing: &mut Flowing<B>, shortcut: &mut B::Map) {
+        let Inner { hidden: [first, second], shortcut: own } = &mut self.inner;
+        std::mem::swap(first, &mut flowing.grad);
+        std::mem::swap(second, &mut flowing.inner);
+        std::mem::swap(&mut self.conv.output, &mut flowing.shortcut);
+        std::mem::swap(own, shortcut);
+    }
+
     pub fn new(backend: &B) -> Self {
         Self {
             x: backend.map(),
@@ -28,13 +38,13 @@ impl<B: Backend> Memory<B> {
     }
 }
 
-/// Pooled features [N, C].
-pub(crate) fn run<'m, B: Backend>(
-    memory: &'m mut Memory<B>,
+/// Pooled features [N, C], into the memory's.
+pub(crate) fn run<B: Backend>(
+    memory: &mut Memory<B>,
     forward: Forward<'_, B>,
     plan: &Plan,
     images: MapView<'_, B>,
-) -> Result<VectorView<'m, B>, SupernetError> {
+) -> Result<(), SupernetError> {
     let Memory { x, out, inner, conv, features } = memory;
     let mut layers = Passing { forward, conv };
     infer::stem(&mut layers, plan, images, inner, x)?;
@@ -44,8 +54,7 @@ pub(crate) fn run<'m, B: Backend>(
     }
     let batch = layers.batch();
     features.reserve(batch * plan.features())?;
-    layers.backend().average_pool_forward(plan, batch, x.view(), features)?;
-    Ok(features.view())
+    layers.backend().average_pool_forward(plan, batch, x.view(), features)
 }
 
 /// The layers of a training pass, each in the same memory.
