@@ -139,9 +139,11 @@ impl Columns<'_> {
         let (first, width) = (column * SIDE, self.width(column));
         if !self.filters.transposed {
             for (row, channel) in rows.iter_mut().zip(channels) {
-                // SAFETY: passed on to the caller.
-                let values = unsafe { load(self.at(line, tap, channel, first), width) };
-                unsafe { _mm512_storeu_ps(row.as_mut_ptr(), values) };
+                // SAFETY: passed on to the caller; a row has 16 floats.
+                unsafe {
+                    let values = load(self.at(line, tap, channel, first), width);
+                    _mm512_storeu_ps(row.as_mut_ptr(), values);
+                }
             }
             return;
         }
