@@ -2,10 +2,11 @@
 
 use std::ops::Range;
 
-use super::band::{Band, GROUP, Part, Product, Sums};
+use super::band::{Band, GROUP};
 use super::filters::Columns;
 use super::layout::{Images, Lines, View, as_steps};
 use super::minimal::{self, OUTPUTS, POINTS};
+use super::part::{Part, Product, Sums};
 use super::planes;
 use super::unit::{BLOCK, SIDE, SUMS};
 use crate::Scratch;

@@ -23,6 +23,7 @@ mod correlation;
 mod filters;
 mod layout;
 mod minimal;
+mod part;
 mod planes;
 mod source;
 mod split;
