@@ -73,7 +73,8 @@ fn allocated<R>(run: impl FnOnce() -> R) -> (R, usize, usize) {
 
 /// Subnets of a step.
 const KEEP: usize = 4;
-const BATCH: usize = 4;
+/// Enough for a matrix unit, where there is one.
+const BATCH: usize = 8;
 
 /// A small network with everything in it: a max pool, projections, several stages.
 const SPACE: &str = r#"

@@ -1,11 +1,13 @@
-//! Batch norm's backward pass within that of the convolution before it gives what the two give one after the other.
+//! Batch norm within a convolution gives what the two give one after the other: its backward pass in the one before it, its
+//! forward pass in the one behind it.
 
 use slimtau_kernels::Scratch;
 use slimtau_kernels::conv::{
-    ConvShape, Isa, NormGradient, conv_backward_weight_on, norm_conv_backward_weight,
+    ConvShape, Epilogue, Input, Isa, NormGradient, conv_backward_weight_on, conv_forward,
+    conv_forward_on, conv_forward_statistics_on, norm_conv_backward_weight,
     norm_conv_backward_weight_on,
 };
-use slimtau_kernels::norm::{Norm, norm_backward};
+use slimtau_kernels::norm::{Norm, norm_backward, norm_forward};
 
 mod noise;
 use noise::noise;
@@ -165,4 +167,123 @@ fn a_norm_of_other_channels_is_refused() {
         grad_beta: &mut grad_beta,
     };
     norm_conv_backward_weight(of, &shape, &input, &mut grad_weight, &mut Scratch::new());
+}
+
+/// Shapes whose input is normalised where it is read, and others: beside [`shapes`], those by planes and at points, images
+/// cut into blocks, several groups of output channels, and more channels than Winograd's way keeps.
+fn shapes_of_inputs() -> Vec<ConvShape> {
+    let more = [
+        shape(8, 7, [216, 208], 3, 1),
+        shape(20, 6, [72, 400], 3, 1),
+        shape(9, 13, [72, 88], 3, 1),
+        shape(7, 25, [32, 64], 3, 1),
+        shape(2, 40, [24, 20], 3, 1),
+        shape(2, 14, [128, 208], 3, 1),
+        shape(1, 5, [300, 200], 3, 1),
+        shape(3, 5, [16, 32], 1, 1),
+    ];
+    let mut all = shapes();
+    if !cfg!(miri) {
+        all.extend(more);
+    }
+    all
+}
+
+/// Off the map, and where there are no channels, nothing is read: with these terms a zero that went through the norm would
+/// show.
+#[test]
+fn an_input_is_normalised_where_it_is_read() {
+    for shape in shapes_of_inputs() {
+        let channels = Channels::new(shape.in_channels);
+        let len = shape.batch * shape.height * shape.width * shape.in_channels;
+        let (mut x, out_channels) = (noise(1, len), shape.out_channels);
+        if shape.batch > 1 {
+            x[len / 2] = f32::NAN;
+        }
+        let weight = noise(2, shape.kernel * shape.kernel * shape.full_in * shape.full_out);
+        let grad_output = noise(3, shape.output_len());
+        for relu in [true, false] {
+            let norm = channels.norm(relu);
+            let mut normed = vec![f32::NAN; len];
+            norm_forward(&norm, &x, None, &mut normed);
+            on_pools(|| {
+                for isa in Isa::available() {
+                    let run = |input: Input<'_>| {
+                        let mut scratch = Scratch::new();
+                        scratch.floats(1 << 12).fill(f32::NAN);
+                        let [mut y, mut plain] =
+                            [(); 2].map(|()| vec![f32::NAN; shape.output_len()]);
+                        let [mut mean, mut var] = [(); 2].map(|()| vec![f32::NAN; out_channels]);
+                        let mut grad_weight = noise(4, weight.len());
+                        let (to, scratch) = (&mut plain, &mut scratch);
+                        let end = Epilogue::None;
+                        conv_forward_on(isa, &shape, input, &weight, to, end, scratch);
+                        let (m, v) = (&mut mean, &mut var);
+                        conv_forward_statistics_on(
+                            isa, &shape, input, &weight, &mut y, m, v, scratch,
+                        );
+                        let (dy, to) = (&grad_output, &mut grad_weight);
+                        conv_backward_weight_on(isa, &shape, input, dy, to, scratch);
+                        [y, plain, mean, var, grad_weight].map(bits)
+                    };
+                    let fused = run(Input { values: &x, norm: Some(norm) });
+                    let apart = run(Input::from(&normed));
+                    assert!(fused == apart, "{shape:?}, relu {relu}, {}", isa.name());
+                }
+            });
+        }
+    }
+}
+
+/// The bits of numbers, of a NaN only that it is one.
+fn bits(values: Vec<f32>) -> Vec<u32> {
+    values.iter().map(|v| if v.is_nan() { u32::MAX } else { v.to_bits() }).collect()
+}
+
+/// The backward pass with norms on both sides.
+#[test]
+fn norms_on_both_sides_of_a_convolution() {
+    for shape in shapes_of_inputs() {
+        let [before, after] = [shape.in_channels, shape.out_channels].map(Channels::new);
+        let len = shape.batch * shape.height * shape.width * shape.in_channels;
+        let (input, norm) = (noise(1, len), before.norm(true));
+        let mut normed = vec![f32::NAN; len];
+        norm_forward(&norm, &input, None, &mut normed);
+        let weight_len = shape.kernel * shape.kernel * shape.full_in * shape.full_out;
+        on_pools(|| {
+            for isa in Isa::available() {
+                let run = |input: Input<'_>| {
+                    let [mut x, mut grad] = [2, 3].map(|seed| noise(seed, shape.output_len()));
+                    let mut grad_weight = noise(4, weight_len);
+                    let [mut grad_gamma, mut grad_beta] =
+                        [(); 2].map(|()| noise(5, shape.out_channels));
+                    let of = NormGradient {
+                        norm: after.norm(true),
+                        batch_statistics: true,
+                        x: &mut x,
+                        output: None,
+                        grad: &mut grad,
+                        grad_gamma: &mut grad_gamma,
+                        grad_beta: &mut grad_beta,
+                    };
+                    let (to, mut scratch) = (&mut grad_weight, Scratch::new());
+                    norm_conv_backward_weight_on(isa, of, &shape, input, to, &mut scratch);
+                    [x, grad_weight, grad_gamma, grad_beta].map(bits)
+                };
+                let fused = run(Input { values: &input, norm: Some(norm) });
+                assert!(fused == run(Input::from(&normed)), "{shape:?}, {}", isa.name());
+            }
+        });
+    }
+}
+
+#[test]
+#[should_panic(expected = "channels of the norm before")]
+fn a_norm_of_channels_that_are_not_read_is_refused() {
+    let shape = shape(2, 4, [16, 8], 3, 1);
+    let channels = Channels::new(8);
+    let (values, mut y) = (vec![0.0; 2 * shape.output_len()], vec![0.0; shape.output_len()]);
+    let weight = vec![0.0; 9 * shape.full_in * shape.full_out];
+    let input = Input { values: &values, norm: Some(channels.norm(true)) };
+    conv_forward(&shape, input, &weight, &mut y, Epilogue::None, &mut Scratch::new());
 }

@@ -1,7 +1,7 @@
 //! Eval-mode logits: batch norm folded into the convolutions, a few buffers for any depth.
 
 use crate::SupernetError;
-use crate::backend::{Backend, End, MapView, StatisticsAt, Store, VectorView};
+use crate::backend::{Backend, End, MapView, Read, StatisticsAt, Store, VectorView};
 use crate::plan::{Plan, PlannedBlock, PlannedConv};
 
 pub(crate) struct Memory<B: Backend> {
@@ -211,7 +211,8 @@ impl<B: Backend> Folded<'_, B> {
         shift.reserve(conv.out_channels)?;
         backend.fold(conv, params, running, at, scale, shift)?;
         out.reserve(conv.shape(*batch).output_len())?;
-        backend.conv(conv, *batch, params, x, End::Affine { scale, shift, residual, relu }, out)
+        let end = End::Affine { scale, shift, residual, relu };
+        backend.conv(conv, *batch, params, Read::plain(x), end, out)
     }
 }
 

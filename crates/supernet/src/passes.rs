@@ -1,10 +1,12 @@
 //! The layers of a training pass in their order, forward and backward.
 
 use crate::SupernetError;
-use crate::backend::{Backend, End, MapView, NormOf, StatisticsAt, Store, Tracked, VectorView};
+use crate::backend::{
+    Backend, End, MapView, NormOf, Read, StatisticsAt, Store, Tracked, VectorView,
+};
 use crate::plan::{Plan, PlannedConv};
 use crate::session::{Norms, pool_shape};
-use crate::tape::{BlockTape, ConvTape, StemTape, input_and_tape};
+use crate::tape::{BlockTape, ConvTape, StemTape, between, input_and_tape};
 
 /// What every step of a forward pass needs.
 pub(crate) struct Forward<'a, B: Backend> {
@@ -53,13 +55,17 @@ impl<B: Backend> Forward<'_, B> {
             };
             let last = block.convs.len() - 1;
             for (i, conv) in block.convs.iter().enumerate() {
-                let (before, after) = tape.hidden.split_at_mut(i);
-                let x = before.last().unwrap_or(input).view();
-                let (res, out) = match after.first_mut() {
-                    Some(hidden) if i < last => (None, hidden),
-                    _ => (Some(residual.view()), &mut tape.out),
-                };
-                self.conv_norm(conv, x, res, true, &mut tape.convs[i], out)?;
+                let (before, this) = tape.convs.split_at_mut(i);
+                let x = between(block, self.params, input, before, &tape.hidden);
+                self.conv(conv, x, &mut this[0])?;
+                let norm = this[0].norm(conv, self.params, true);
+                let x = &this[0].output;
+                if i == last {
+                    let residual = Some(residual.view());
+                    self.backend.norm_forward(norm, x, residual, &mut tape.out)?;
+                } else if !B::NORMALISES {
+                    self.backend.norm_forward(norm, x, None, &mut tape.hidden[i])?;
+                }
             }
         }
         let input = plan.blocks.last().map_or(first, |block| &blocks[block.place].out);
@@ -76,11 +82,23 @@ impl<B: Backend> Forward<'_, B> {
         tape: &mut ConvTape<B>,
         out: &mut B::Map,
     ) -> Result<(), SupernetError> {
+        self.conv(conv, Read::plain(x), tape)?;
+        let norm = tape.norm(conv, self.params, relu);
+        self.backend.norm_forward(norm, &tape.output, residual, out)
+    }
+
+    /// conv(x) and the statistics of its norm, filling the tape.
+    fn conv(
+        &mut self,
+        conv: &PlannedConv,
+        x: Read<'_, B>,
+        tape: &mut ConvTape<B>,
+    ) -> Result<(), SupernetError> {
         let Self { backend, params, norms, batch } = self;
         let ConvTape { output, mean, var } = tape;
         if let Norms::Frozen { buffers } = norms {
             backend.conv(conv, *batch, params, x, End::Plain, output)?;
-            backend.load_statistics(buffers, &StatisticsAt::of(conv), mean, var)?;
+            backend.load_statistics(buffers, &StatisticsAt::of(conv), mean, var)
         } else {
             let tracked = match norms {
                 Norms::Tracked { buffers, momentum } => Some(Tracked {
@@ -90,9 +108,8 @@ impl<B: Backend> Forward<'_, B> {
                 }),
                 _ => None,
             };
-            backend.conv_statistics(conv, *batch, params, x, output, mean, var, tracked)?;
+            backend.conv_statistics(conv, *batch, params, x, output, mean, var, tracked)
         }
-        backend.norm_forward(NormOf { conv, params, mean, var, relu }, output, residual, out)
     }
 }
 
@@ -121,7 +138,6 @@ impl<B: Backend> Backward<'_, B> {
 
         for (n, block) in plan.blocks.iter().enumerate().rev() {
             let (input, tape_block) = input_and_tape(plan, n, first, blocks);
-            let input = input.view();
 
             // From the block's output down to the first convolution: `grad` ends as the gradient
             // of the shortcut, `grad_inner` carries the gradient along the branch.
@@ -133,20 +149,22 @@ impl<B: Backend> Backward<'_, B> {
                 } else {
                     (None, &mut *grad_inner)
                 };
-                let x = if i > 0 { tape_block.hidden[i - 1].view() } else { input };
-                self.norm_weight(conv, &mut tape_block.convs[i], true, output, g, x)?;
+                let (before, this) = tape_block.convs.split_at_mut(i);
+                let read = between(block, self.params, input, before, &tape_block.hidden);
+                self.norm_weight(conv, &mut this[0], true, output, g, read)?;
                 if i > 0 {
-                    grad_inner.reserve(B::map_len(x))?;
-                    self.input(conv, tape_block.convs[i].output.view(), grad_inner, false)?;
+                    grad_inner.reserve(B::map_len(read.x))?;
+                    self.input(conv, this[0].output.view(), grad_inner, false)?;
                 }
             }
             let (first, output) = (&block.convs[0], tape_block.convs[0].output.view());
             match &block.projection {
                 None => self.input(first, output, grad, true)?,
                 Some(conv) => {
-                    self.norm_weight(conv, &mut tape_block.projection, false, None, grad, input)?;
+                    let (tape, read) = (&mut tape_block.projection, Read::plain(input.view()));
+                    self.norm_weight(conv, tape, false, None, grad, read)?;
                     // The projection second: with a stride it adds to a few pixels, where the first would write all.
-                    grad_shortcut.reserve(B::map_len(input))?;
+                    grad_shortcut.reserve(B::map_len(input.view()))?;
                     self.input(first, output, grad_shortcut, false)?;
                     self.input(conv, tape_block.projection.output.view(), grad_shortcut, true)?;
                     std::mem::swap(grad, grad_shortcut);
@@ -172,7 +190,7 @@ impl<B: Backend> Backward<'_, B> {
         } else {
             grad
         };
-        self.norm_weight(&plan.stem, &mut tape.conv, true, None, grad, images)
+        self.norm_weight(&plan.stem, &mut tape.conv, true, None, grad, Read::plain(images))
     }
 
     /// Turns `tape.output` into its own gradient and `grad` into that of the residual, and adds the gradient
@@ -184,7 +202,7 @@ impl<B: Backend> Backward<'_, B> {
         relu: bool,
         output: Option<&B::Map>,
         grad: &mut B::Map,
-        input: MapView<'_, B>,
+        input: Read<'_, B>,
     ) -> Result<(), SupernetError> {
         let Self { backend, params, batch, batch_statistics, grads } = self;
         let ConvTape { output: x, mean, var } = tape;

@@ -1,8 +1,8 @@
 //! Memory that a session keeps between steps: what the backward pass needs of the forward pass.
 
 use crate::SupernetError;
-use crate::backend::{Backend, Store};
-use crate::plan::{Plan, PlannedConv};
+use crate::backend::{Backend, NormOf, Read, Store};
+use crate::plan::{Plan, PlannedBlock, PlannedConv};
 use slimtau_kernels::Scratch;
 
 /// A grow-only buffer handed out at the length that the current subnet needs. It starts on a cache
@@ -47,15 +47,41 @@ impl<B: Backend> ConvTape<B> {
         self.mean.reserve(conv.out_channels)?;
         self.var.reserve(conv.out_channels)
     }
+
+    /// The norm of the output.
+    pub fn norm<'t>(
+        &'t self,
+        conv: &'t PlannedConv,
+        params: &'t B::Params,
+        relu: bool,
+    ) -> NormOf<'t, B> {
+        NormOf { conv, params, mean: &self.mean, var: &self.var, relu }
+    }
 }
 
 pub(crate) struct BlockTape<B: Backend> {
     pub convs: Vec<ConvTape<B>>,
     pub projection: ConvTape<B>,
-    /// Activations between the convolutions: `hidden[i]` = relu(bn(convs[i])).
+    /// Activations between the convolutions: `hidden[i]` = relu(bn(convs[i])); empty where [`Backend::NORMALISES`].
     pub hidden: Vec<B::Map>,
     /// The block's output.
     pub out: B::Map,
+}
+
+/// What a convolution of a block reads that comes after those of `before`, the first one `input`.
+pub(crate) fn between<'t, B: Backend>(
+    block: &'t PlannedBlock,
+    params: &'t B::Params,
+    input: &'t B::Map,
+    before: &'t [ConvTape<B>],
+    hidden: &'t [B::Map],
+) -> Read<'t, B> {
+    let Some(i) = before.len().checked_sub(1) else { return Read::plain(input.view()) };
+    if !B::NORMALISES {
+        return Read::plain(hidden[i].view());
+    }
+    let tape = &before[i];
+    Read { x: tape.output.view(), norm: Some(tape.norm(&block.convs[i], params, true)) }
 }
 
 /// What block `n` of a plan reads, and its own memory; `first` is what the first block reads.
@@ -148,8 +174,11 @@ impl<B: Backend> Tape<B> {
             for (i, conv) in block.convs.iter().enumerate() {
                 tape.convs[i].reserve(conv, batch)?;
                 let len = conv.shape(batch).output_len();
-                let out = if i < last { &mut tape.hidden[i] } else { &mut tape.out };
-                out.reserve(len)?;
+                if i == last {
+                    tape.out.reserve(len)?;
+                } else if !B::NORMALISES {
+                    tape.hidden[i].reserve(len)?;
+                }
             }
             if let Some(conv) = &block.projection {
                 tape.projection.reserve(conv, batch)?;

@@ -5,7 +5,9 @@
 //! memory. Every kernel is called as it is for a subnet by itself, so results are the same to the last bit.
 
 use crate::SupernetError;
-use crate::backend::{Backend, Cpu, MapView, NormOf, StatisticsAt, Store, Tracked, VectorView};
+use crate::backend::{
+    Backend, Cpu, MapView, NormOf, Read, StatisticsAt, Store, Tracked, VectorView,
+};
 use crate::infer::{ConvNorm, Folded, Folding, Head, Inner, Shared, block, logits, stem};
 use crate::plan::{Plan, PlannedConv};
 use std::borrow::{Borrow, BorrowMut};
@@ -353,7 +355,16 @@ impl<B: Backend> ConvNorm<B> for Measured<'_, B> {
         let at = StatisticsAt::from(self.at, channels);
         self.at = at.var.end;
         let tracked = Some(Tracked { running: &mut **own, at, momentum: *momentum });
-        backend.conv_statistics(conv, *batch, params, x, output, mean, var, tracked)?;
+        backend.conv_statistics(
+            conv,
+            *batch,
+            params,
+            Read::plain(x),
+            output,
+            mean,
+            var,
+            tracked,
+        )?;
         out.reserve(len)?;
         backend.norm_forward(NormOf { conv, params, mean, var, relu }, output, residual, out)
     }

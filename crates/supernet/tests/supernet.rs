@@ -213,20 +213,20 @@ fn recalibration_is_the_plain_mean_of_batch_statistics() {
     }
 }
 
+/// Features alone, of batches that a matrix unit takes or leaves.
 #[test]
-fn features_only_are_those_of_a_training_pass_and_leave_it_alone() {
+fn features_only_are_those_of_a_training_pass() {
     let f = Fixture::new();
-    let (mut session, images) = (Session::new(), f.images(3));
-    for arch in f.archs() {
-        let plan = f.plan(&arch);
-        for frozen in [false, true] {
+    for (arch, batch) in f.archs().iter().flat_map(|arch| [(arch, 3), (arch, 8)]) {
+        let (plan, images) = (f.plan(arch), f.images(batch));
+        for norms in 0..3 {
             let pass = |session: &mut Session, only: bool| {
                 let mut buffers = f.weights.buffers.clone();
                 let params = &f.weights.params;
-                let norms = if frozen {
-                    Norms::Frozen { buffers: &f.weights.buffers[..] }
-                } else {
-                    Norms::Tracked { buffers: &mut buffers[..], momentum: 0.3 }
+                let norms = match norms {
+                    0 => Norms::Frozen { buffers: &f.weights.buffers[..] },
+                    1 => Norms::Tracked { buffers: &mut buffers[..], momentum: 0.3 },
+                    _ => Norms::Batch,
                 };
                 let features = if only {
                     session.forward_features_only(&plan, params, norms, &images)
@@ -235,18 +235,43 @@ fn features_only_are_those_of_a_training_pass_and_leave_it_alone() {
                 };
                 (bits(features.unwrap()), bits(&buffers))
             };
-            let kept = pass(&mut session, false);
-            assert_eq!(kept, pass(&mut session, true), "{arch:?}");
-            // What the first pass keeps for its backward pass is still there.
-            let grad = normal("gradient", kept.0.len());
-            let backward = |session: &mut Session| {
+            let kept = pass(&mut Session::new(), false);
+            assert_eq!(kept, pass(&mut Session::new(), true), "{arch:?}, {batch} images");
+        }
+    }
+}
+
+/// Those of another subnet on other images with other norms, between a forward and a backward pass, change nothing.
+#[test]
+fn features_only_leave_a_pending_backward_pass_alone() {
+    let f = Fixture::new();
+    let (archs, images, params) = (f.archs(), f.images(3), &f.weights.params);
+    for (i, arch) in archs.iter().enumerate() {
+        let (plan, other) = (f.plan(arch), f.plan(&archs[(i + 1) % archs.len()]));
+        for frozen in [false, true] {
+            let norms = |frozen: bool| {
+                if frozen {
+                    Norms::Frozen { buffers: &f.weights.buffers[..] }
+                } else {
+                    Norms::Batch
+                }
+            };
+            let pass = |between: bool| {
+                let mut session = Session::new();
+                let features = session.forward_features(&plan, params, norms(frozen), &images);
+                let features = bits(features.unwrap());
+                if between {
+                    let other_images = &f.images(5);
+                    let norms = norms(!frozen);
+                    session.forward_features_only(&other, params, norms, other_images).unwrap();
+                }
+                assert_eq!(bits(session.features()), features, "{arch:?}");
+                let grad = normal("gradient", features.len());
                 let mut grads = vec![0.0; f.layout.params()];
-                session.backward_features(&plan, &f.weights.params, &images, &grad, &mut grads);
+                session.backward_features(&plan, params, &images, &grad, &mut grads);
                 bits(&grads)
             };
-            let after = backward(&mut session);
-            pass(&mut session, false);
-            assert_eq!(after, backward(&mut session), "{arch:?}");
+            assert_eq!(pass(true), pass(false), "{arch:?}");
         }
     }
 }

@@ -1,4 +1,5 @@
-//! A prefix tree gives every subnet what it gets by itself, to the last bit.
+//! A prefix tree gives every subnet what it gets by itself, to the last bit; so do features without a backward pass, in blocks
+//! and stems of every kind.
 
 use slimtau_base::{fill_normal, stream};
 use slimtau_space::{Arch, CostModel, SearchSpace};
@@ -138,7 +139,7 @@ fn logits_are_those_of_each_subnet_by_itself() {
 }
 
 #[test]
-fn features_only_are_those_of_a_training_pass() {
+fn features_only_are_those_of_a_training_pass_in_blocks_of_every_kind() {
     let mut session = Session::default();
     for (block, max_pool) in
         [("basic", false), ("basic", true), ("bottleneck", false), ("bottleneck", true)]

@@ -1,6 +1,7 @@
 //! Element-wise work on the pixels of a block while they are in a core's cache, a vector of channels
 //! after the other.
 
+use super::input::Entry;
 use super::simd::{Access, First, Job, LANES, Simd, Vector, Whole};
 
 /// Work on `[rows, channels]` whose channels do not depend on each other.
@@ -94,6 +95,40 @@ impl Columns for InputGradient {
                     g = g.gate(centred.mul(scale).add(beta));
                 }
                 access.store(scale.mul(g.sub(sum).sub(centred.mul(product))), to);
+            }
+        }
+    }
+}
+
+/// What a convolution reads of some pixels: `max(least, (x - mean) * scale + beta)`, to the bits of
+/// [`norm_forward`](crate::norm::norm_forward).
+pub(super) struct Normalise<'a> {
+    pub entry: Entry<'a>,
+    /// `[rows, channels]` both.
+    pub x: *const f32,
+    pub to: *mut f32,
+    pub rows: usize,
+}
+
+impl Columns for Normalise<'_> {
+    fn range(&self) -> std::ops::Range<usize> {
+        0..self.entry.mean.len()
+    }
+
+    #[inline(always)]
+    unsafe fn vector<V: Vector>(&self, channel: usize, _: usize, access: impl Access) {
+        let Entry { mean, scale, beta, least } = self.entry;
+        let channels = mean.len();
+        // SAFETY: passed on to the caller.
+        unsafe {
+            let of = |values: &[f32]| -> V { access.load(values.as_ptr().wrapping_add(channel)) };
+            let (mean, scale, beta, least) = (of(mean), of(scale), of(beta), V::splat(least));
+            for row in 0..self.rows {
+                let at = row * channels + channel;
+                let x: V = access.load(self.x.wrapping_add(at));
+                // In this order a NaN stays one.
+                let y = least.max(x.sub(mean).mul(scale).add(beta));
+                access.store(y, self.to.wrapping_add(at));
             }
         }
     }

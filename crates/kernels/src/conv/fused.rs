@@ -3,11 +3,12 @@
 //! memory.
 
 use super::columns::InputGradient;
-use super::{
-    ConvShape, Isa, by_winograd, conv_backward_weight_on, span, weight_gradient, winograd,
-};
 #[cfg(target_arch = "x86_64")]
-use super::{matrix, sums_by_matrix};
+use super::matrix;
+use super::{
+    ConvShape, Input, Isa, by_winograd, conv_backward_weight_on, span, sums_by_matrix,
+    sums_normalise, weight_gradient, winograd,
+};
 use crate::Scratch;
 use crate::norm::{Norm, norm_backward, sums};
 
@@ -36,10 +37,10 @@ pub struct NormGradient<'a> {
 ///
 /// # Panics
 /// When a slice's length is not the one that `shape` gives, or the norm has other channels.
-pub fn norm_conv_backward_weight(
+pub fn norm_conv_backward_weight<'a>(
     of: NormGradient<'_>,
     shape: &ConvShape,
-    input: &[f32],
+    input: impl Into<Input<'a>>,
     grad_weight: &mut [f32],
     scratch: &mut Scratch,
 ) {
@@ -50,30 +51,32 @@ pub fn norm_conv_backward_weight(
 ///
 /// # Panics
 /// As there.
-pub fn norm_conv_backward_weight_on(
+pub fn norm_conv_backward_weight_on<'a>(
     isa: Isa,
     of: NormGradient<'_>,
     shape: &ConvShape,
-    input: &[f32],
+    input: impl Into<Input<'a>>,
     grad_weight: &mut [f32],
     scratch: &mut Scratch,
 ) {
     let NormGradient { norm, batch_statistics, x, output, grad, grad_gamma, grad_beta } = of;
-    shape.check(input.len(), grad_weight.len(), x.len());
+    let input = input.into();
+    input.check(shape);
+    shape.check(input.values.len(), grad_weight.len(), x.len());
     assert_eq!(norm.channels, shape.out_channels, "channels of the norm after {shape:?}");
-    let empty = x.is_empty() || input.is_empty();
+    let empty = x.is_empty() || input.values.is_empty();
     if empty || !batch_statistics || !takes_norm(isa, shape) {
         norm_backward(&norm, batch_statistics, x, output, grad, grad_gamma, grad_beta, scratch);
         conv_backward_weight_on(isa, shape, input, x, grad_weight, scratch);
         return;
     }
-    scratch.with_kept(|scratch, kept| {
-        let channels = norm.channels;
+    let channels = norm.channels;
+    input.with(sums_normalise(isa, shape), 3 * channels, scratch, |input, scratch, kept| {
         let output = output.filter(|_| norm.relu);
         let span_of_sums = tracing::trace_span!("norm_backward").entered();
         let means = sums(&norm, false, x, output, grad, grad_gamma, grad_beta, scratch);
         drop(span_of_sums);
-        let (scale, rest) = kept.floats(3 * channels).split_at_mut(channels);
+        let (scale, rest) = kept.split_at_mut(channels);
         let (sum, product) = rest.split_at_mut(channels);
         for c in 0..channels {
             scale[c] = norm.scale(c);

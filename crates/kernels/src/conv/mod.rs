@@ -11,8 +11,8 @@
 //! channels and 6 images or more go there (`matrix`). Relative to the definition in f64, the root-mean-square error is
 //! about 1e-6 to 4e-6 by Winograd and 1e-7 to 1e-6 by plain products, for noise. On the matrix unit it is 4e-6 to 5e-6 at
 //! stride 2, where a map has fewer than 3 lines, and where a batch has fewer than 1,200 pixels (forward and in the data gradient if
-//! it also has fewer than 40 filters, which are input times output channels, for each of them), and 1e-5 else; of tensors of
-//! equal values single pixels may err by 5e-5.
+//! it also has fewer than 40 filters, which are input times output channels, for each of them), and up to 1.1e-5 else; of tensors
+//! of equal values single pixels may err by 5e-5.
 //! Wherever tiles are transformed (Winograd, and the latter), a pixel errs relative to the largest that its tile reads.
 //!
 //! The functions run on the ambient rayon pool, allocate nothing once the [`Scratch`] has grown, and
@@ -24,6 +24,7 @@ mod direct;
 mod epilogue;
 mod fused;
 mod indirect;
+mod input;
 #[cfg(target_arch = "x86_64")]
 mod matrix;
 mod moments;
@@ -38,6 +39,7 @@ mod winograd;
 
 pub use epilogue::Epilogue;
 pub use fused::{NormGradient, norm_conv_backward_weight, norm_conv_backward_weight_on};
+pub use input::Input;
 pub use shape::ConvShape;
 pub use simd::Isa;
 
@@ -45,14 +47,16 @@ use crate::Scratch;
 use crate::norm::batch_statistics;
 use columns::InputGradient;
 use epilogue::Finish;
+use input::Reading;
 
-/// `output = epilogue(input * weight)`; every element of `output` is written.
+/// `output = epilogue(input * weight)`; every element of `output` is written. The input is a slice, or an [`Input`] with a
+/// norm that it goes through where it is read.
 ///
 /// # Panics
 /// When a slice's length is not the one that `shape` gives.
-pub fn conv_forward(
+pub fn conv_forward<'a>(
     shape: &ConvShape,
-    input: &[f32],
+    input: impl Into<Input<'a>>,
     weight: &[f32],
     output: &mut [f32],
     epilogue: Epilogue<'_>,
@@ -65,17 +69,18 @@ pub fn conv_forward(
 ///
 /// # Panics
 /// When a slice's length is not the one that `shape` gives.
-pub fn conv_forward_on(
+pub fn conv_forward_on<'a>(
     isa: Isa,
     shape: &ConvShape,
-    input: &[f32],
+    input: impl Into<Input<'a>>,
     weight: &[f32],
     output: &mut [f32],
     epilogue: Epilogue<'_>,
     scratch: &mut Scratch,
 ) {
-    let _span = span("conv_forward", shape);
-    shape.check(input.len(), weight.len(), output.len());
+    let input = input.into();
+    input.check(shape);
+    shape.check(input.values.len(), weight.len(), output.len());
     if let Epilogue::Affine { scale, shift, residual, .. } = epilogue {
         assert_eq!(scale.len(), shape.out_channels, "length of the scale of {shape:?}");
         assert_eq!(shift.len(), shape.out_channels, "length of the shift of {shape:?}");
@@ -87,17 +92,20 @@ pub fn conv_forward_on(
         return;
     }
     let finish = Finish::from(epilogue);
-    let filters = filters(shape, weight, false);
-    #[cfg(target_arch = "x86_64")]
-    if correlates_by_matrix(isa, shape) {
-        matrix::forward(isa, shape, input, filters, output, finish, None, scratch);
-        return;
-    }
-    if by_winograd(shape) {
-        winograd::correlate(isa, map(shape), input, filters, output, finish, None, scratch);
-    } else {
-        direct::forward(isa, shape, input, weight, output, finish, scratch);
-    }
+    input.with(normalises(isa, shape), 0, scratch, |input, scratch, _| {
+        let _span = span("conv_forward", shape);
+        let filters = filters(shape, weight, false);
+        #[cfg(target_arch = "x86_64")]
+        if correlates_by_matrix(isa, shape) {
+            matrix::forward(isa, shape, input, filters, output, finish, None, scratch);
+            return;
+        }
+        if by_winograd(shape) {
+            winograd::correlate(isa, map(shape), input, filters, output, finish, None, scratch);
+        } else {
+            direct::forward(isa, shape, input.plain(), weight, output, finish, scratch);
+        }
+    });
 }
 
 /// [`conv_forward`] without an epilogue, and the [`batch_statistics`] of its output: mean and biased
@@ -105,9 +113,9 @@ pub fn conv_forward_on(
 ///
 /// # Panics
 /// When a slice's length is not the one that `shape` gives, or the output is empty.
-pub fn conv_forward_statistics(
+pub fn conv_forward_statistics<'a>(
     shape: &ConvShape,
-    input: &[f32],
+    input: impl Into<Input<'a>>,
     weight: &[f32],
     output: &mut [f32],
     mean: &mut [f32],
@@ -122,35 +130,39 @@ pub fn conv_forward_statistics(
 ///
 /// # Panics
 /// As there.
-pub fn conv_forward_statistics_on(
+pub fn conv_forward_statistics_on<'a>(
     isa: Isa,
     shape: &ConvShape,
-    input: &[f32],
+    input: impl Into<Input<'a>>,
     weight: &[f32],
     output: &mut [f32],
     mean: &mut [f32],
     var: &mut [f32],
     scratch: &mut Scratch,
 ) {
+    let input = input.into();
     let by_matrix = correlates_by_matrix(isa, shape);
     if !(by_matrix || by_winograd(shape)) || output.is_empty() {
         conv_forward_on(isa, shape, input, weight, output, Epilogue::None, scratch);
         batch_statistics(shape.out_channels, output, mean, var, scratch);
         return;
     }
-    let _span = span("conv_forward", shape);
-    shape.check(input.len(), weight.len(), output.len());
+    input.check(shape);
+    shape.check(input.values.len(), weight.len(), output.len());
     assert_eq!(mean.len(), shape.out_channels, "length of mean");
     assert_eq!(var.len(), shape.out_channels, "length of var");
-    let filters = filters(shape, weight, false);
-    let statistics = Some(winograd::Statistics { mean, var });
-    let finish = Finish::Store;
-    #[cfg(target_arch = "x86_64")]
-    if by_matrix {
-        matrix::forward(isa, shape, input, filters, output, finish, statistics, scratch);
-        return;
-    }
-    winograd::correlate(isa, map(shape), input, filters, output, finish, statistics, scratch);
+    input.with(normalises(isa, shape), 0, scratch, |input, scratch, _| {
+        let _span = span("conv_forward", shape);
+        let filters = filters(shape, weight, false);
+        let statistics = Some(winograd::Statistics { mean, var });
+        let finish = Finish::Store;
+        #[cfg(target_arch = "x86_64")]
+        if by_matrix {
+            matrix::forward(isa, shape, input, filters, output, finish, statistics, scratch);
+            return;
+        }
+        winograd::correlate(isa, map(shape), input, filters, output, finish, statistics, scratch);
+    });
 }
 
 /// The gradient of the input; it overwrites `grad_input`, or adds to it with `accumulate`.
@@ -197,7 +209,8 @@ pub fn conv_backward_input_on(
     // Nobody differentiates a stem's input: not worth another way.
     if fits_winograd(shape) {
         let map = map(shape);
-        winograd::correlate(isa, map, grad_output, filters, grad_input, finish, None, scratch);
+        let source = Reading { values: grad_output, entry: None };
+        winograd::correlate(isa, map, source, filters, grad_input, finish, None, scratch);
     } else {
         direct::backward_input(isa, shape, grad_output, weight, grad_input, finish, scratch);
     }
@@ -207,9 +220,9 @@ pub fn conv_backward_input_on(
 ///
 /// # Panics
 /// When a slice's length is not the one that `shape` gives.
-pub fn conv_backward_weight(
+pub fn conv_backward_weight<'a>(
     shape: &ConvShape,
-    input: &[f32],
+    input: impl Into<Input<'a>>,
     grad_output: &[f32],
     grad_weight: &mut [f32],
     scratch: &mut Scratch,
@@ -221,24 +234,28 @@ pub fn conv_backward_weight(
 ///
 /// # Panics
 /// When a slice's length is not the one that `shape` gives.
-pub fn conv_backward_weight_on(
+pub fn conv_backward_weight_on<'a>(
     isa: Isa,
     shape: &ConvShape,
-    input: &[f32],
+    input: impl Into<Input<'a>>,
     grad_output: &[f32],
     grad_weight: &mut [f32],
     scratch: &mut Scratch,
 ) {
-    let _span = span("conv_backward_weight", shape);
-    shape.check(input.len(), grad_weight.len(), grad_output.len());
-    if input.is_empty() || grad_output.is_empty() {
+    let input = input.into();
+    input.check(shape);
+    shape.check(input.values.len(), grad_weight.len(), grad_output.len());
+    if input.values.is_empty() || grad_output.is_empty() {
         return;
     }
-    if sums_by_matrix(isa, shape) || by_winograd(shape) {
-        weight_gradient(isa, shape, input, grad_output.as_ptr(), None, grad_weight, scratch);
-    } else {
-        direct::weight_gradient(isa, shape, input, grad_output, grad_weight, scratch);
-    }
+    input.with(sums_normalise(isa, shape), 0, scratch, |input, scratch, _| {
+        let _span = span("conv_backward_weight", shape);
+        if sums_by_matrix(isa, shape) || by_winograd(shape) {
+            weight_gradient(isa, shape, input, grad_output.as_ptr(), None, grad_weight, scratch);
+        } else {
+            direct::weight_gradient(isa, shape, input.plain(), grad_output, grad_weight, scratch);
+        }
+    });
 }
 
 /// What a listener learns of a call: its operation, its shape and its arithmetic.
@@ -281,12 +298,24 @@ fn sums_by_matrix(_: Isa, _: &ConvShape) -> bool {
     false
 }
 
+/// Whether a convolution normalises what it reads forward.
+fn normalises(isa: Isa, shape: &ConvShape) -> bool {
+    let channels = [shape.in_channels, shape.out_channels];
+    correlates_by_matrix(isa, shape)
+        || by_winograd(shape) && winograd::normalises(map(shape), channels)
+}
+
+/// Whether the gradient of its weight does.
+fn sums_normalise(isa: Isa, shape: &ConvShape) -> bool {
+    sums_by_matrix(isa, shape) || by_winograd(shape) && winograd::sums_normalise(shape)
+}
+
 /// The gradient of a 3 x 3 convolution's weight, the better way for the machine; with `norm` for the gradient
 /// that it makes of its `x`.
 fn weight_gradient(
     isa: Isa,
     shape: &ConvShape,
-    input: &[f32],
+    input: Reading<'_>,
     grad_output: *const f32,
     norm: Option<InputGradient>,
     grad_weight: &mut [f32],

@@ -35,7 +35,7 @@ pub struct Norm<'a> {
 }
 
 impl Norm<'_> {
-    fn check(&self) {
+    pub(crate) fn check(&self) {
         let channels = self.channels;
         for (name, v) in
             [("mean", self.mean), ("var", self.var), ("gamma", self.gamma), ("beta", self.beta)]

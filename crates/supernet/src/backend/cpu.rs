@@ -1,13 +1,13 @@
 //! Networks on the CPU: the kernels over slices, on the ambient rayon pool.
 
-use super::{Backend, End, NormOf, StatisticsAt, Store, Tracked};
+use super::{Backend, End, NormOf, Read, StatisticsAt, Store, Tracked};
 use crate::SupernetError;
 use crate::plan::{Plan, PlannedConv};
 use crate::session::{linear_shape, pool_shape};
 use crate::tape::Buffer;
 use slimtau_kernels::Scratch;
 use slimtau_kernels::conv::{
-    Epilogue, NormGradient, conv_backward_input, conv_backward_weight, conv_forward,
+    Epilogue, Input, NormGradient, conv_backward_input, conv_backward_weight, conv_forward,
     conv_forward_statistics, norm_conv_backward_weight,
 };
 use slimtau_kernels::linear::{linear_backward, linear_forward};
@@ -50,6 +50,8 @@ impl Store for Vec<u8> {
 }
 
 impl Backend for Cpu {
+    const NORMALISES: bool = true;
+
     type Params = [f32];
     type Grads = [f32];
     type Running = [f32];
@@ -83,7 +85,7 @@ impl Backend for Cpu {
         conv: &PlannedConv,
         batch: usize,
         params: &[f32],
-        x: &[f32],
+        x: Read<'_, Self>,
         end: End<'_, '_, Self>,
         y: &mut Buffer,
     ) -> Result<(), SupernetError> {
@@ -94,7 +96,14 @@ impl Backend for Cpu {
                 Epilogue::Affine { scale: scale.get(), shift: shift.get(), residual, relu }
             }
         };
-        conv_forward(&conv.shape(batch), x, weight, y.get_mut(), epilogue, &mut self.scratch);
+        conv_forward(
+            &conv.shape(batch),
+            input(x),
+            weight,
+            y.get_mut(),
+            epilogue,
+            &mut self.scratch,
+        );
         Ok(())
     }
 
@@ -103,7 +112,7 @@ impl Backend for Cpu {
         conv: &PlannedConv,
         batch: usize,
         params: &[f32],
-        x: &[f32],
+        x: Read<'_, Self>,
         y: &mut Buffer,
         mean: &mut Buffer,
         var: &mut Buffer,
@@ -111,7 +120,7 @@ impl Backend for Cpu {
     ) -> Result<(), SupernetError> {
         let (shape, weight) = (conv.shape(batch), &params[conv.slot.weight.clone()]);
         let (y, mean, var) = (y.get_mut(), mean.get_mut(), var.get_mut());
-        conv_forward_statistics(&shape, x, weight, y, mean, var, &mut self.scratch);
+        conv_forward_statistics(&shape, input(x), weight, y, mean, var, &mut self.scratch);
         if let Some(tracked) = tracked {
             track(tracked, y.len() / conv.out_channels, mean, var);
         }
@@ -137,12 +146,12 @@ impl Backend for Cpu {
         &mut self,
         conv: &PlannedConv,
         batch: usize,
-        x: &[f32],
+        x: Read<'_, Self>,
         grad_y: &[f32],
         grads: &mut [f32],
     ) -> Result<(), SupernetError> {
         let grad_weight = &mut grads[conv.slot.weight.clone()];
-        conv_backward_weight(&conv.shape(batch), x, grad_y, grad_weight, &mut self.scratch);
+        conv_backward_weight(&conv.shape(batch), input(x), grad_y, grad_weight, &mut self.scratch);
         Ok(())
     }
 
@@ -202,7 +211,7 @@ impl Backend for Cpu {
         x: &mut Buffer,
         output: Option<&Buffer>,
         grad: &mut Buffer,
-        input: &[f32],
+        read: Read<'_, Self>,
         grads: &mut [f32],
     ) -> Result<(), SupernetError> {
         let (conv, slot) = (norm.conv, &norm.conv.slot);
@@ -213,7 +222,7 @@ impl Backend for Cpu {
         let norm = slices(norm);
         let of = NormGradient { norm, batch_statistics, x, output, grad, grad_gamma, grad_beta };
         let (shape, scratch) = (conv.shape(batch), &mut self.scratch);
-        norm_conv_backward_weight(of, &shape, input, grad_weight, scratch);
+        norm_conv_backward_weight(of, &shape, input(read), grad_weight, scratch);
         Ok(())
     }
 
@@ -323,6 +332,10 @@ impl Backend for Cpu {
         );
         Ok(())
     }
+}
+
+fn input<'a>(read: Read<'a, Cpu>) -> Input<'a> {
+    Input { values: read.x, norm: read.norm.map(slices) }
 }
 
 fn slices<'a>(norm: NormOf<'a, Cpu>) -> Norm<'a> {

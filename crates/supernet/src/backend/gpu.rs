@@ -1,7 +1,7 @@
 //! Networks on an NVIDIA GPU: the kernels over its memory. Activations and the weights that meet them are f32, or bf16 with
 //! parameters, gradients, statistics, features and the classifier in f32.
 
-use super::{Backend, End, MapView, NormOf, StatisticsAt, Store, Tracked, VectorView};
+use super::{Backend, End, MapView, NormOf, Read, StatisticsAt, Store, Tracked, VectorView};
 use crate::plan::{Plan, PlannedConv};
 use crate::session::{linear_shape, pool_shape};
 use crate::{SupernetError, Weights};
@@ -206,7 +206,7 @@ impl<T: Precision> Backend for Device<T> {
         conv: &PlannedConv,
         batch: usize,
         params: &DeviceParams<T>,
-        x: MapView<'_, Self>,
+        x: Read<'_, Self>,
         end: End<'_, '_, Self>,
         y: &mut Buffer<T>,
     ) -> Result<(), SupernetError> {
@@ -217,7 +217,7 @@ impl<T: Precision> Backend for Device<T> {
             }
         };
         let (shape, weight) = (conv.shape(batch), weight(conv, params));
-        Ok(conv_forward(&self.gpu, &shape, x, weight, y.view_mut(), epilogue)?)
+        Ok(conv_forward(&self.gpu, &shape, plain(x), weight, y.view_mut(), epilogue)?)
     }
 
     fn conv_statistics(
@@ -225,7 +225,7 @@ impl<T: Precision> Backend for Device<T> {
         conv: &PlannedConv,
         batch: usize,
         params: &DeviceParams<T>,
-        x: MapView<'_, Self>,
+        x: Read<'_, Self>,
         y: &mut Buffer<T>,
         mean: &mut Buffer<f32>,
         var: &mut Buffer<f32>,
@@ -239,7 +239,7 @@ impl<T: Precision> Backend for Device<T> {
         Ok(conv_forward_statistics(
             &self.gpu,
             &shape,
-            x,
+            plain(x),
             weight,
             y.view_mut(),
             mean.view_mut(),
@@ -267,13 +267,13 @@ impl<T: Precision> Backend for Device<T> {
         &mut self,
         conv: &PlannedConv,
         batch: usize,
-        x: MapView<'_, Self>,
+        x: Read<'_, Self>,
         grad_y: MapView<'_, Self>,
         grads: &mut Buffer<f32>,
     ) -> Result<(), SupernetError> {
         let into = grads.view_mut().range(conv.slot.weight.clone());
         let shape = conv.shape(batch);
-        Ok(conv_backward_weight(&self.gpu, &shape, x, grad_y, into, &mut self.scratch)?)
+        Ok(conv_backward_weight(&self.gpu, &shape, plain(x), grad_y, into, &mut self.scratch)?)
     }
 
     fn load_statistics(
@@ -455,4 +455,10 @@ fn pair_mut(
 ) -> (ViewMut<'_, f32>, ViewMut<'_, f32>) {
     let (head, tail) = values.view_mut().split_at(second.start);
     (head.range(first), tail.range(0..second.len()))
+}
+
+/// The map that a convolution reads; nothing is normalised there ([`Backend::NORMALISES`]).
+fn plain<'a, T: Precision>(read: Read<'a, Device<T>>) -> MapView<'a, Device<T>> {
+    assert!(read.norm.is_none(), "a GPU's convolutions read maps as they are");
+    read.x
 }

@@ -73,6 +73,29 @@ impl<B: Backend> Clone for NormOf<'_, B> {
 }
 impl<B: Backend> Copy for NormOf<'_, B> {}
 
+/// What a convolution reads: a map as it is, or, where a backend [takes them](Backend::NORMALISES), what a norm without a
+/// residual makes of it.
+pub struct Read<'a, B: Backend> {
+    /// The map.
+    pub x: MapView<'a, B>,
+    /// The norm of its channels.
+    pub norm: Option<NormOf<'a, B>>,
+}
+
+impl<'a, B: Backend> Read<'a, B> {
+    /// A map as it is.
+    pub fn plain(x: MapView<'a, B>) -> Self {
+        Self { x, norm: None }
+    }
+}
+
+impl<B: Backend> Clone for Read<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<B: Backend> Copy for Read<'_, B> {}
+
 /// Where a norm's statistics lie among the running ones.
 #[derive(Clone, Debug)]
 pub struct StatisticsAt {
@@ -107,8 +130,11 @@ pub struct Tracked<'a, B: Backend> {
 /// A machine that computes layers. Results do not depend on what ran before; each call's meaning is that of the function
 /// of `slimtau_kernels` with its name.
 pub trait Backend: Sized {
+    /// Whether convolutions normalise what they read, so that maps between the convolutions of a block need not exist.
+    const NORMALISES: bool = false;
+
     /// The flat parameters of a [`crate::Layout`].
-    type Params: ?Sized;
+    type Params: ?Sized + 'static;
     /// Their gradients, f32, laid out alike.
     type Grads: ?Sized;
     /// The flat running statistics, f32.
@@ -152,7 +178,7 @@ pub trait Backend: Sized {
         conv: &PlannedConv,
         batch: usize,
         params: &Self::Params,
-        x: MapView<'_, Self>,
+        x: Read<'_, Self>,
         end: End<'_, '_, Self>,
         y: &mut Self::Map,
     ) -> Result<(), SupernetError>;
@@ -163,7 +189,7 @@ pub trait Backend: Sized {
         conv: &PlannedConv,
         batch: usize,
         params: &Self::Params,
-        x: MapView<'_, Self>,
+        x: Read<'_, Self>,
         y: &mut Self::Map,
         mean: &mut Self::Vector,
         var: &mut Self::Vector,
@@ -186,7 +212,7 @@ pub trait Backend: Sized {
         &mut self,
         conv: &PlannedConv,
         batch: usize,
-        x: MapView<'_, Self>,
+        x: Read<'_, Self>,
         grad_y: MapView<'_, Self>,
         grads: &mut Self::Grads,
     ) -> Result<(), SupernetError>;
@@ -230,7 +256,7 @@ pub trait Backend: Sized {
         x: &mut Self::Map,
         output: Option<&Self::Map>,
         grad: &mut Self::Map,
-        input: MapView<'_, Self>,
+        input: Read<'_, Self>,
         grads: &mut Self::Grads,
     ) -> Result<(), SupernetError> {
         let conv = norm.conv;

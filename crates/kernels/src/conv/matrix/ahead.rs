@@ -2,11 +2,12 @@
 
 use super::unit::Fetch;
 
-/// Rows of [`FETCHED`](super::unit::FETCHED) floats, `apart` floats from one to the next.
+/// Rows of [`FETCHED`](super::unit::FETCHED) floats.
 #[derive(Clone, Copy)]
 pub(super) struct Rows {
     pub from: *const f32,
     pub count: usize,
+    /// Floats from one to the next.
     pub apart: usize,
 }
 
@@ -29,13 +30,13 @@ impl<I: Iterator<Item = Rows>> Ahead<I> {
     }
 }
 
-/// What a sum fetches.
-pub(super) trait Source {
-    /// For up to so many steps.
+/// Memory that sums fetch one after the other while they are made.
+pub(super) trait Prefetch {
+    /// What a sum of so many steps fetches, a row at each of them; where fewer rows are left, what lies behind them, too.
     fn next(&mut self, steps: usize) -> Option<Fetch>;
 }
 
-impl<I: Iterator<Item = Rows>> Source for Ahead<I> {
+impl<I: Iterator<Item = Rows>> Prefetch for Ahead<I> {
     #[inline]
     fn next(&mut self, steps: usize) -> Option<Fetch> {
         if self.delay > 0 {
@@ -53,7 +54,7 @@ impl<I: Iterator<Item = Rows>> Source for Ahead<I> {
     }
 }
 
-impl<S: Source> Source for &mut S {
+impl<S: Prefetch> Prefetch for &mut S {
     #[inline]
     fn next(&mut self, steps: usize) -> Option<Fetch> {
         S::next(self, steps)
@@ -61,7 +62,7 @@ impl<S: Source> Source for &mut S {
 }
 
 /// Nothing.
-impl Source for () {
+impl Prefetch for () {
     fn next(&mut self, _: usize) -> Option<Fetch> {
         None
     }

@@ -4,7 +4,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::ahead::{Ahead, Rows, Source};
+use super::ahead::{Ahead, Prefetch, Rows};
 use super::layout::{Images, Lines, View};
 use super::minimal::{self, OUTPUTS, POINTS};
 use super::part::{Part, Product};
@@ -12,6 +12,7 @@ use super::source::Together;
 use super::split::{fetch, load, split, store};
 use super::unit::{BLOCK, DEPTH, FETCHED, ROW, SIDE, SUMS, Unit};
 use crate::conv::epilogue::Finish;
+use crate::conv::input::Reading;
 use crate::conv::simd::{First, Job, Simd, Sixteen, Vector, Whole};
 use crate::conv::winograd::Map;
 
@@ -54,10 +55,11 @@ pub(super) struct Band<'a> {
     pub products: &'a [Option<Product<'a>>],
     /// Channels of the source.
     pub depth: usize,
-    pub input: *const f32,
+    pub input: Reading<'a>,
     /// Room for the lines.
     pub from: *mut u8,
-    /// Room for [`GROUP`] tiles.
+    /// Room for the tiles of sums of a group: for [`GROUP`], or where groups are larger, as [`planes`](super::planes) makes them,
+    /// for those of all [`POINTS`] of its columns.
     pub sums: *mut f32,
     pub block: Range<usize>,
     pub band: Range<usize>,
@@ -68,7 +70,7 @@ pub(super) struct Band<'a> {
     pub finish: Finish,
     /// Whether filters at points are fetched ahead, since they outgrow a core's own cache.
     pub fetch_filters: bool,
-    /// Whether pixels of the result are before they are written, since they come from memory.
+    /// Whether pixels of the result are fetched before they are written, since they may come from memory.
     pub fetch_result: bool,
 }
 
@@ -136,13 +138,12 @@ impl Band<'_> {
                 let group = Group { part, lines, rows: row..next, columns: columns.clone() };
                 // SAFETY: passed on to the caller.
                 unsafe {
+                    let mut ahead = Ahead::new(self.written(&group));
                     if minimal {
-                        let mut source = Ahead::new(self.written(&group));
-                        self.multiply_points(unit, &group, product, &mut source);
+                        self.multiply_points(unit, &group, product, &mut ahead);
                         self.write_points(&group);
                     } else {
-                        let mut source = Ahead::new(self.written(&group));
-                        self.multiply_lines(unit, &group, product, &mut source);
+                        self.multiply_lines(unit, &group, product, &mut ahead);
                         self.write_lines(&group);
                     }
                 }
@@ -192,7 +193,7 @@ impl Band<'_> {
         unit: &Unit,
         group: &Group<'_>,
         product: &Product<'_>,
-        source: &mut impl Source,
+        ahead: &mut impl Prefetch,
     ) {
         let Group { lines, columns, .. } = group;
         let planes = group.part.view.terms.planes();
@@ -207,12 +208,12 @@ impl Band<'_> {
                     c: self.sums.wrapping_add(group.sums(k - columns.start, i)),
                 };
                 // SAFETY: passed on to the caller.
-                unsafe { self.tiles(unit, group, line, plane..plane + 1, operands, source) };
+                unsafe { self.tiles(unit, group, line, plane..plane + 1, operands, ahead) };
             }
         }
     }
 
-    /// The sums of a group at all points, plane by plane: a plane's pixels stay in the first cache for all columns.
+    /// The sums of a group at all points, visit by visit: a visit's pixels stay in the first cache for all columns.
     ///
     /// # Safety
     /// As in `compute`.
@@ -223,7 +224,7 @@ impl Band<'_> {
         unit: &Unit,
         group: &Group<'_>,
         product: &Product<'_>,
-        source: &mut impl Source,
+        ahead: &mut impl Prefetch,
     ) {
         let Group { lines: points, columns, .. } = group;
         let planes = group.part.view.terms.planes();
@@ -249,7 +250,7 @@ impl Band<'_> {
             };
             let planes = plane..(plane + visit).min(planes);
             // SAFETY: passed on to the caller.
-            unsafe { self.tiles(unit, group, point, planes, operands, source) };
+            unsafe { self.tiles(unit, group, point, planes, operands, ahead) };
         }
     }
 
@@ -257,7 +258,8 @@ impl Band<'_> {
     /// point, and `next` the weights that are fetched meanwhile.
     ///
     /// # Safety
-    /// As in `compute`; the band is laid out at the points, and the filters are there.
+    /// As in `compute`; the band is laid out at the points, the filters are there, and the planes are those of one visit of the
+    /// group's steps.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma")]
     pub(super) unsafe fn multiply_planes(
         &self,
@@ -265,8 +267,10 @@ impl Band<'_> {
         group: &Group<'_>,
         planes: Range<usize>,
         b: *const u8,
-        next: &mut impl Source,
+        ahead: &mut impl Prefetch,
     ) {
+        let (all, visit) = (group.part.view.terms.planes(), group.part.steps.visit);
+        debug_assert!(planes.start % visit == 0 && planes.end == all.min(planes.start + visit));
         let operand = group.part.view.terms.of(planes.clone()) * BLOCK;
         let a = self.from.wrapping_add(planes.start * self.lines.plane());
         for point in 0..POINTS {
@@ -278,7 +282,7 @@ impl Band<'_> {
                     c: self.sums.wrapping_add(group.sums(k, point)),
                 };
                 // SAFETY: passed on to the caller.
-                unsafe { self.tiles(unit, group, point, planes.clone(), operands, next) };
+                unsafe { self.tiles(unit, group, point, planes.clone(), operands, ahead) };
             }
         }
     }
@@ -296,7 +300,7 @@ impl Band<'_> {
         line: usize,
         planes: Range<usize>,
         operands: Operands,
-        source: &mut impl Source,
+        ahead: &mut impl Prefetch,
     ) {
         let Group { part, rows, .. } = group;
         let Operands { a, b, next: fetched, c } = operands;
@@ -327,8 +331,8 @@ impl Band<'_> {
                 if alone {
                     unit.single(steps, a, b, c, accumulate);
                 } else {
-                    let next = source.next(steps.len());
-                    unit.pair(steps, a, SIDE * ROW, b, c, accumulate, next);
+                    let fetch = ahead.next(steps.len());
+                    unit.pair(steps, a, SIDE * ROW, b, c, accumulate, fetch);
                 }
             }
             row = next;
@@ -381,7 +385,8 @@ impl Band<'_> {
         let (segment, plane) = (self.lines.segment(), self.lines.plane());
         let line_len = self.lines.line();
         let across = width * depth;
-        let lines = Together::<N>::new(line, of.map.height, across);
+        let Reading { values, entry } = self.input;
+        let lines = Together::<N>::new(line, of.map.height, across, entry);
         // SAFETY: lines that are not on the map are not read (`Together`), the others' pixels are there, and at `to` there is
         // room for all planes of `N` lines.
         unsafe {
@@ -410,7 +415,7 @@ impl Band<'_> {
             }
             for (n, image) in self.block.clone().enumerate() {
                 let pixel = (image * of.map.height * width) as isize + line * width as isize;
-                let from = self.input.wrapping_offset(pixel * depth as isize);
+                let from = values.as_ptr().wrapping_offset(pixel * depth as isize);
                 // What is read next, the next image's line or the first one's next, is a place that processors do not expect.
                 let image_len = of.map.height * across;
                 let next = if n + 1 < self.block.len() {
@@ -427,7 +432,7 @@ impl Band<'_> {
                     let from = from.wrapping_add(x * depth);
                     let to = to.wrapping_add(self.lines.pixel(x) + n * ROW);
                     let read =
-                        |at: usize, n: usize| transform(lines.load(from.wrapping_add(at), n));
+                        |at: usize, n: usize| transform(lines.load(from.wrapping_add(at), at, n));
                     for i in 0..terms.whole {
                         let low = read(i * DEPTH, SIDE);
                         let high = read(i * DEPTH + SIDE, SIDE);

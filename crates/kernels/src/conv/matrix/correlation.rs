@@ -6,13 +6,14 @@ use super::band::{Band, GROUP};
 use super::filters::Columns;
 use super::layout::{Images, Lines, View, as_steps};
 use super::minimal::{self, OUTPUTS, POINTS};
-use super::part::{Part, Product, Sums};
+use super::part::{Part, Product, StepLists};
 use super::planes;
 use super::unit::{BLOCK, SIDE, SUMS};
 use crate::Scratch;
 use crate::conv::class::Class;
 use crate::conv::columns::ByColumns;
 use crate::conv::epilogue::Finish;
+use crate::conv::input::Reading;
 use crate::conv::moments::Moments;
 use crate::conv::parallel::{SharedMut, for_each_task, lane_len, part};
 use crate::conv::simd::Isa;
@@ -49,7 +50,7 @@ pub(super) struct Correlation<'a> {
 pub(in crate::conv) fn forward(
     isa: Isa,
     shape: &ConvShape,
-    input: &[f32],
+    input: Reading<'_>,
     filters: Filters,
     output: &mut [f32],
     finish: Finish,
@@ -86,7 +87,8 @@ pub(in crate::conv) fn backward_input(
     let views: [View; MOST_VIEWS] = std::array::from_fn(|i| view(if i < classes { i } else { 0 }));
     let problem = Correlation { kernel, source, result, views: &views[..classes] };
     let correlate = if by_planes { planes::correlate } else { correlate };
-    correlate(isa, problem, grad_output, filters, grad_input, finish, None, scratch);
+    let source = Reading { values: grad_output, entry: None };
+    correlate(isa, problem, source, filters, grad_input, finish, None, scratch);
 }
 
 /// Strides are 1 or 2.
@@ -96,7 +98,7 @@ const MOST_VIEWS: usize = 4;
 fn correlate(
     isa: Isa,
     problem: Correlation<'_>,
-    input: &[f32],
+    input: Reading<'_>,
     filters: Filters,
     output: &mut [f32],
     finish: Finish,
@@ -143,7 +145,7 @@ fn correlate(
     let count = if whole { images.blocks() } else { source.batch * bands };
     assert!(statistics.is_none() || views.len() == 1, "the moments of a band's pixels");
     let moments = if statistics.is_some() { 2 * filters.columns } else { 0 };
-    let steps_len = views.len() * Sums::LEN;
+    let steps_len = views.len() * StepLists::LEN;
     let (b_len, partials_len) = (starts[views.len()], 2 * moments * count);
     let (shared, lanes) = scratch.split(b_len + steps_len + partials_len, lane);
     let (b, shared) = shared.split_at_mut(b_len);
@@ -167,12 +169,12 @@ fn correlate(
         unsafe { columns.lay_out(plane, place, to) };
     });
     let b = &*b;
-    // Sums over two planes need no way to memory and back; over pairs of more, pixels and filters would not stay in the first cache.
+    // StepLists over two planes need no way to memory and back; over pairs of more, pixels and filters would not stay in the first cache.
     let visit = if minimal && planes == 2 { 2 } else { 1 };
-    let mut steps = as_steps(steps).chunks_mut(Sums::LEN / 2);
+    let mut steps = as_steps(steps).chunks_mut(StepLists::LEN / 2);
     let products: [Option<Product<'_>>; MOST_VIEWS] = std::array::from_fn(|i| {
         let view = views.get(i)?;
-        let part = Part { view, steps: Sums::new(&lines, view, steps.next()?, visit) };
+        let part = Part { view, steps: StepLists::new(&lines, view, steps.next()?, visit) };
         Some(Product { part, b: &b[starts[i]..], operand: operand(view) })
     });
 
@@ -211,7 +213,7 @@ fn correlate(
             lines: &lines,
             products: &products,
             depth: filters.depth,
-            input: input.as_ptr(),
+            input,
             from: from.as_mut_ptr().cast(),
             sums: sums.as_mut_ptr(),
             block: images.block(block),
@@ -222,7 +224,8 @@ fn correlate(
             channels: filters.columns,
             finish,
             fetch_filters: b.len() > FILTERS,
-            // Only training passes have statistics, and what these keep has not been touched since the last step.
+            // Only training passes have statistics. What these keep for a backward pass has not been touched since the last step;
+            // where a pass keeps nothing its maps are in a cache, and fetching them costs little.
             fetch_result: moments > 0,
         };
         // SAFETY: the lane has room for the tallest band's lines, or for six at points, and these channels of its pixels are this task's.

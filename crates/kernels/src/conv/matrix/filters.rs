@@ -21,7 +21,8 @@ pub(super) struct Columns<'a> {
 }
 
 impl Columns<'_> {
-    /// The weights of some planes, which are neighbours of up to [`FETCHED`](super::unit::FETCHED) outputs.
+    /// The weights of some planes as rows of their neighbours in memory, of which there are no more than
+    /// [`FETCHED`](super::unit::FETCHED): outputs of these columns, or, where weights are transposed, of these planes.
     pub(super) fn weights(&self, planes: Range<usize>) -> impl Iterator<Item = Rows> {
         let terms = &self.view.terms;
         let Filters { weight, full_in, full_out, columns, transposed, .. } = *self.filters;
@@ -44,7 +45,8 @@ impl Columns<'_> {
     /// The operand of a plane, of all lines of taps or points. `place` is where the steps of a line begin.
     ///
     /// # Safety
-    /// The machine has AVX-512 with bf16, and there is room for these steps at `to`.
+    /// The machine has AVX-512 with bf16, and there is room for these steps at `to`, and for those of each further unit of columns
+    /// `apart` bytes behind the one before.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
     pub(super) unsafe fn lay_out(&self, plane: usize, place: impl Fn(usize) -> usize, to: *mut u8) {
         // SAFETY: passed on to the caller.

@@ -4,9 +4,10 @@
 //! the sum of two of bf16 to 17 bits, so three products of halves make one that errs by 4.3e-6 where bits are
 //! random, somewhat more than Winograd's transforms do, and by the definition it needs no transforms (`split`).
 //!
-//! Where maps are large enough, or filters many for the pixels (these are made where they are used, `planes`), stride 1 goes a way between the definition and Winograd's: six lines of the source are laid out
-//! as what they are at the points of F(4, 3), so that four lines of the result take half of the products, for twice the error
-//! (`minimal`); taps of a line are summed by the definition.
+//! Where maps are large enough, or filters many for the pixels (these are made where they are used, `planes`), stride 1 goes a
+//! way between the definition and Winograd's: six lines of the source are laid out as what they are at the points of F(4, 3), so
+//! that four lines of the result take half of the products, for twice the error (`minimal`); taps of a line are summed by the
+//! definition.
 //!
 //! Forward, a tile's 16 rows are a pixel of 16 images (or two of 8): rows of neighbouring pixels are at one
 //! distance, and taps beyond the edge are tiles that are left out (at the points only those to the left and right). Lines of the map are laid out
@@ -71,7 +72,7 @@ pub(super) fn correlates(shape: &ConvShape) -> bool {
         }
 }
 
-/// Whether that is done plane by plane.
+/// Whether a correlation is summed plane by plane (`planes`).
 fn by_planes(shape: &ConvShape) -> bool {
     let ConvShape { batch, height, width, in_channels, out_channels, stride, .. } = *shape;
     let many = minimal::pays(map(shape));

@@ -1,14 +1,16 @@
 //! Which steps the sums of a correlation are made of, and where their filters are.
 
 use super::layout::{Edges, Lines, View};
+use super::planes::VISIT;
 use super::unit::{BLOCK, Step};
 
-/// Most steps of a visit to some planes.
+/// Most steps of a visit to some planes: nine taps of one, or three taps of a line of each at points.
 const LIST: usize = 9;
+const _: () = assert!(3 * VISIT <= LIST);
 
 /// The steps of all tiles' sums.
 #[derive(Clone, Copy)]
-pub(super) struct Sums<'a> {
+pub(super) struct StepLists<'a> {
     /// Lists of [`LIST`] for every kind of [`Edges`], of which the first `counts` are there: those of a visit to
     /// planes, and those of the last visit.
     steps: &'a [Step],
@@ -17,7 +19,7 @@ pub(super) struct Sums<'a> {
     pub visit: usize,
 }
 
-impl<'a> Sums<'a> {
+impl<'a> StepLists<'a> {
     /// Floats of their memory.
     pub(super) const LEN: usize = 2 * 2 * Edges::KINDS * LIST;
 
@@ -53,7 +55,7 @@ impl<'a> Sums<'a> {
 /// A view and its sums.
 pub(super) struct Part<'a> {
     pub view: &'a View,
-    pub steps: Sums<'a>,
+    pub steps: StepLists<'a>,
 }
 
 /// The same with all its filters, of `operand` floats for 16 columns.

@@ -10,11 +10,12 @@ use super::correlation::Correlation;
 use super::filters::Columns;
 use super::layout::{Images, Lines, as_steps};
 use super::minimal::{OUTPUTS, POINTS};
-use super::part::{Part, Sums};
+use super::part::{Part, StepLists};
 use super::unit::{BLOCK, DEPTH, FETCHED, SIDE, SUMS, Unit};
 use crate::Scratch;
 use crate::conv::columns::ByColumns;
 use crate::conv::epilogue::Finish;
+use crate::conv::input::Reading;
 use crate::conv::moments::Moments;
 use crate::conv::parallel::{SharedMut, for_each_task, lane_len, part};
 use crate::conv::simd::{Isa, Job, Simd};
@@ -22,9 +23,11 @@ use crate::conv::winograd::{Filters, Map, Statistics};
 use crate::norm::merge_moments;
 use crate::tile::as_doubles;
 
-/// Planes whose products are added up before sums are written: the channels of two are what a step of a sum fetches, as are
-/// those of [`MOST_COLUMNS`].
-const VISIT: usize = FETCHED / DEPTH;
+/// Planes whose products are added up before sums are written. The loop of a sum fetches the weights of the next ones, a row of
+/// [`FETCHED`] floats at each step: that many are the channels of two planes (where weights are transposed), and of
+/// [`MOST_COLUMNS`] (where not).
+pub(super) const VISIT: usize = FETCHED / DEPTH;
+const _: () = assert!(MOST_COLUMNS * SIDE == FETCHED && VISIT * DEPTH == FETCHED);
 /// Tasks for each thread at least, that even out what a thread is slower than another.
 const TASKS: usize = 2;
 
@@ -32,7 +35,7 @@ const TASKS: usize = 2;
 pub(super) fn correlate(
     isa: Isa,
     problem: Correlation<'_>,
-    input: &[f32],
+    input: Reading<'_>,
     filters: Filters,
     output: &mut [f32],
     finish: Finish,
@@ -56,10 +59,10 @@ pub(super) fn correlate(
     let filters_len = widest * POINTS * VISIT * view.terms.across * BLOCK / 4;
     let lane = lane_len(count * sums_len + filters_len);
     let moments = if statistics.is_some() { 2 * filters.columns } else { 0 };
-    let (shared, lanes) = scratch.split(count * band_len + Sums::LEN + 2 * moments, lane);
+    let (shared, lanes) = scratch.split(count * band_len + StepLists::LEN + 2 * moments, lane);
     let (laid_out, shared) = shared.split_at_mut(count * band_len);
-    let (steps, moments_of) = shared.split_at_mut(Sums::LEN);
-    let part_of = Part { view, steps: Sums::new(&lines, view, as_steps(steps), VISIT) };
+    let (steps, moments_of) = shared.split_at_mut(StepLists::LEN);
+    let part_of = Part { view, steps: StepLists::new(&lines, view, as_steps(steps), VISIT) };
     let plan = Plan {
         lines: &lines,
         part: &part_of,
@@ -78,7 +81,7 @@ pub(super) fn correlate(
     };
 
     for_each_task(count, lanes, lane, |i, lane| {
-        // SAFETY: there is room for the lines of each band.
+        // SAFETY: band `i` of the map is laid out in its own part of the room, by this task alone.
         unsafe { isa.run(LayOut(plan.band(i, lane.as_mut_ptr()))) };
     });
     let moments_of = &mut as_doubles(moments_of)[..moments];
@@ -119,13 +122,15 @@ struct Plan<'a> {
     part: &'a Part<'a>,
     filters: &'a Filters,
     kernel: usize,
-    /// Of a block of images, and all.
+    /// Bands of a block of images.
     bands: usize,
+    /// Bands of all blocks.
     count: usize,
-    input: &'a [f32],
+    input: Reading<'a>,
     laid_out: SharedMut<'a>,
-    /// Floats of a laid out band, and of its sums.
+    /// Floats of a laid out band.
     band_len: usize,
+    /// Floats of a band's sums, for the task with the most columns.
     sums_len: usize,
     output: SharedMut<'a>,
     result: Map,
@@ -142,7 +147,7 @@ impl Plan<'_> {
             lines: self.lines,
             products: &[],
             depth,
-            input: self.input.as_ptr(),
+            input: self.input,
             from: self.laid_out.at(i * self.band_len).cast(),
             sums,
             block: self.lines.images.block(i / self.bands),
@@ -199,8 +204,8 @@ impl Task<'_> {
         // SAFETY: passed on to the caller.
         unsafe {
             let unit = Unit::new();
-            for first in (0..terms.planes()).step_by(VISIT) {
-                let planes = first..(first + VISIT).min(terms.planes());
+            for first in (0..terms.planes()).step_by(part.steps.visit) {
+                let planes = first..(first + part.steps.visit).min(terms.planes());
                 let steps = terms.of(planes.clone());
                 let of = Columns {
                     filters: plan.filters,
@@ -213,7 +218,7 @@ impl Task<'_> {
                     let before = terms.of(first..plane);
                     of.lay_out(plane, |point| point * steps + before, filters);
                 }
-                let next = planes.end..(planes.end + VISIT).min(terms.planes());
+                let next = planes.end..(planes.end + part.steps.visit).min(terms.planes());
                 let last = next.is_empty();
                 let mut weights = Ahead::new(of.weights(next));
                 for band in bands() {

@@ -2,41 +2,61 @@
 
 use std::arch::x86_64::*;
 
-use super::split::{fetch, load};
+use super::split::{fetch, lanes, load};
 use super::unit::SIDE;
+use crate::conv::input::Entry;
 
 /// Lines of a map that are read together, of which some may be off it.
 #[derive(Clone, Copy)]
-pub(super) struct Together<const N: usize> {
+pub(super) struct Together<'a, const N: usize> {
     /// Floats from one to the next.
     across: usize,
     there: [bool; N],
     all: bool,
+    entry: Option<Entry<'a>>,
 }
 
-impl<const N: usize> Together<N> {
-    /// From line `first` on, of `height`.
-    pub(super) fn new(first: isize, height: usize, across: usize) -> Self {
+impl<'a, const N: usize> Together<'a, N> {
+    /// From line `first` on, of `height`; what is read goes through `entry`.
+    pub(super) fn new(
+        first: isize,
+        height: usize,
+        across: usize,
+        entry: Option<Entry<'a>>,
+    ) -> Self {
         let there = std::array::from_fn(|i| (0..height as isize).contains(&(first + i as isize)));
-        Self { across, there, all: there == [true; N] }
+        Self { across, there, all: there == [true; N], entry }
     }
 
-    /// The first `n` floats of each from a place of the first line on, zeros in the other lanes and where there is
-    /// no line.
+    /// The first `n` floats of each from a place of the first line on, which are channels from `channel` on, zeros in the other
+    /// lanes and where there is no line.
     ///
     /// # Safety
-    /// They can be read where there is a line.
+    /// They can be read where there is a line, and there are so many channels.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    pub(super) unsafe fn load(&self, from: *const f32, n: usize) -> [__m512; N] {
+    pub(super) unsafe fn load(&self, from: *const f32, channel: usize, n: usize) -> [__m512; N] {
         let at = |i: usize| from.wrapping_add(i * self.across);
+        let width = |i: usize| if self.there[i] { n } else { 0 };
         // SAFETY: passed on to the caller.
         unsafe {
-            if self.all && n == SIDE {
+            let mut values = if self.all && n == SIDE {
                 std::array::from_fn(|i| _mm512_loadu_ps(at(i)))
             } else {
-                std::array::from_fn(|i| load(at(i), if self.there[i] { n } else { 0 }))
+                std::array::from_fn(|i| load(at(i), width(i)))
+            };
+            if let Some(Entry { mean, scale, beta, least }) = self.entry {
+                let of = |vector: &[f32]| load(vector.as_ptr().wrapping_add(channel), n);
+                let (mean, scale, beta) = (of(mean), of(scale), of(beta));
+                let least = _mm512_set1_ps(least);
+                for (i, value) in values.iter_mut().enumerate() {
+                    // Not one operation, for the bits of `norm_forward`; in this order a NaN stays one.
+                    let product = _mm512_mul_ps(_mm512_sub_ps(*value, mean), scale);
+                    let normed = _mm512_add_ps(product, beta);
+                    *value = _mm512_maskz_max_ps(lanes(width(i)), least, normed);
+                }
             }
+            values
         }
     }
 

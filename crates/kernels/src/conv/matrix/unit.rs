@@ -113,7 +113,7 @@ pub(super) struct Fetch {
     pub apart: usize,
 }
 
-/// Floats of the four lines of memory that a step fetches.
+/// Floats of the four lines of memory that a step fetches, as the assembly of [`Unit::pair`] counts them.
 pub(super) const FETCHED: usize = 64;
 
 /// A step's products on two rows of tiles: three each, of both upper halves, and of either lower one with the

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::ahead;
 use super::filter::{FilterLayout, FilterPanel, Filters};
 use super::grid::{Block, Grid, Tiling};
-use super::input::{InputTiles, Tiles};
+use super::input::{InputTiles, Tiles, source, source_len};
 use super::layout::Layout;
 use super::output::OutputTiles;
 use super::padded;
@@ -13,6 +13,7 @@ use super::points::MOST_OUTPUTS;
 use crate::Scratch;
 use crate::conv::columns::ByColumns;
 use crate::conv::epilogue::Finish;
+use crate::conv::input::Reading;
 use crate::conv::moments::Moments;
 use crate::conv::parallel::{
     Lists, SharedMut, Shares, for_each_in_lists, for_each_task, lane_len, part,
@@ -60,29 +61,37 @@ const MANY_CHANNELS_OUTPUTS: usize = 5;
 pub(in crate::conv) fn correlate(
     isa: Isa,
     map: Map,
-    input: &[f32],
+    input: Reading<'_>,
     filters: Filters,
     output: &mut [f32],
     finish: Finish,
     statistics: Option<Statistics<'_>>,
     scratch: &mut Scratch,
 ) {
-    // As they are stored: so there are at most three groups of output channels.
-    let [depth, columns] = [filters.depth, filters.columns].map(|n| n.next_multiple_of(LANES));
-    let large = Tiling::large(map.height, map.width, MOST_OUTPUTS);
-    let small = Tiling::small(map.height, map.width);
-    let few = [(large, LARGE_FILTER_FLOATS), (small, FILTER_FLOATS)]
-        .into_iter()
-        .find(|(tiling, floats)| tiling.points() * depth * columns <= *floats);
-    if let Some((tiling, _)) = few {
+    if let Some(tiling) = few_channels(map, [filters.depth, filters.columns]) {
         by_tiles(isa, map, tiling, input, filters, output, finish, statistics, scratch);
         return;
     }
     let tiling = Tiling::large(map.height, map.width, MANY_CHANNELS_OUTPUTS);
-    by_panels(isa, map, tiling, input, filters, output, finish, scratch);
+    by_panels(isa, map, tiling, input.plain(), filters, output, finish, scratch);
     if let Some(Statistics { mean, var }) = statistics {
         batch_statistics(filters.columns, output, mean, var, scratch);
     }
+}
+
+/// The tiles of a map with few channels, of which a thread takes a block end to end.
+fn few_channels(Map { height, width, .. }: Map, channels: [usize; 2]) -> Option<Tiling> {
+    // As they are stored: so there are at most three groups of output channels.
+    let [depth, columns] = channels.map(|n| n.next_multiple_of(LANES));
+    let (large, small) = (Tiling::large(height, width, MOST_OUTPUTS), Tiling::small(height, width));
+    let fits =
+        |tiling: Tiling, floats| (tiling.points() * depth * columns <= floats).then_some(tiling);
+    fits(large, LARGE_FILTER_FLOATS).or(fits(small, FILTER_FLOATS))
+}
+
+/// Whether [`correlate`] normalises what it reads.
+pub(in crate::conv) fn normalises(map: Map, channels: [usize; 2]) -> bool {
+    few_channels(map, channels).is_some()
 }
 
 /// Few channels: a thread takes a block of tiles end to end, for a group of output channels.
@@ -90,7 +99,7 @@ fn by_tiles(
     isa: Isa,
     map: Map,
     tiling: Tiling,
-    input: &[f32],
+    input: Reading<'_>,
     filters: Filters,
     output: &mut [f32],
     finish: Finish,
@@ -115,7 +124,8 @@ fn by_tiles(
     let u_len = points * u_point;
     let u_layout = FilterLayout::Dense { side, point: u_point, depth };
     let v_len = v_layout.len(grid.largest());
-    let lane = lane_len(u_len + v_len + m_layout.len(grid.largest()));
+    let source_len = source_len(input, &grid);
+    let lane = lane_len(u_len + v_len + source_len + m_layout.len(grid.largest()));
     let blocks = grid.blocks();
     // Where a task has all channels of its pixels, it takes their moments while it still has them in
     // its cache. A double takes the place of two floats.
@@ -152,11 +162,13 @@ fn by_tiles(
                 unsafe { isa.run(job) };
             }
         }
-        let (v, m) = lane.split_at_mut(v_len);
+        let (v, lane) = lane.split_at_mut(v_len);
+        let (lines, m) = lane.split_at_mut(source_len);
         let tiles = InputTiles(Tiles {
             block: &block,
             range: 0..block.len(),
-            from: input.as_ptr(),
+            // SAFETY: the map has the given size, and there is room.
+            from: unsafe { source(isa, input, &block, lines.as_mut_ptr()) },
             map,
             pixel: filters.depth,
             channels: 0..filters.depth,
@@ -167,7 +179,7 @@ fn by_tiles(
         let next = (next < blocks).then(|| grid.block(block_of(group, next)));
         let width = columns.end.min(filters.columns) - columns.start;
         let mut fetch = ahead::spread(
-            ahead::stream(next, input.as_ptr(), filters.depth, filters.depth),
+            ahead::stream(next, input.values.as_ptr(), filters.depth, filters.depth),
             ahead::stream(next, maps.at(columns.start), filters.columns, width),
             true,
             points,

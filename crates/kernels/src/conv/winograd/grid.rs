@@ -163,6 +163,14 @@ impl Block {
         row(self.first_image, self.first_row * self.tiling.rows.tile)..row(last, end)
     }
 
+    /// The input pixels that its tiles read, which are neighbours in memory, too.
+    pub(super) fn reads(&self) -> Range<usize> {
+        let Range { start, end } = self.pixels();
+        let image = self.height * self.width;
+        let (first, last) = (self.first_image * image, (self.first_image + self.images) * image);
+        start.saturating_sub(self.width).max(first)..(end + self.width).min(last)
+    }
+
     /// The tiles that use the vertical point `i` and the horizontal point `j`.
     #[inline(always)]
     pub(super) fn using(&self, i: usize, j: usize) -> Range<usize> {
@@ -315,6 +323,11 @@ impl Grid {
         Block::new(self.tiling, images, row(cut)..row(cut + 1))
     }
 
+    /// Input pixels that a block reads at most.
+    pub(super) fn most_read(&self) -> usize {
+        (0..self.blocks()).map(|i| self.block(i).reads().len()).max().unwrap_or(0)
+    }
+
     /// Tiles of the largest block.
     pub(super) fn largest(&self) -> usize {
         self.images * self.tiling.rows.count.div_ceil(self.cuts) * self.tiling.columns.count
@@ -364,6 +377,13 @@ mod tests {
                 let pixels = block.pixels();
                 assert_eq!(pixels.start, end, "a gap before {block:?}");
                 end = pixels.end;
+                // A line more on either side, within the images.
+                let image = height * width;
+                let images = block.first_image * image..(block.first_image + block.images) * image;
+                let reads = block.reads();
+                assert_eq!(reads.start, images.start.max(pixels.start.saturating_sub(width)));
+                assert_eq!(reads.end, images.end.min(pixels.end + width), "{block:?}");
+                assert!(reads.len() <= grid.most_read(), "{block:?}");
                 let mut seen = vec![0; pixels.len()];
                 for (_, tile) in block.tiles(0..block.len()) {
                     for y in tile.y..tile.y + tile.height {

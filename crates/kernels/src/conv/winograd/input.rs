@@ -3,15 +3,44 @@
 use std::ops::Range;
 
 use super::correlation::Map;
-use super::grid::{Block, Tile};
+use super::grid::{Block, Grid, Tile};
 use super::layout::{Distance, Layout};
 use super::points::MOST_POINTS;
 use super::separable::{Column, Gradient, Input, Sink, Transform, transform};
+use crate::conv::columns::{ByColumns, Normalise};
+use crate::conv::input::{Entry, Reading};
 use crate::conv::product::CHUNK;
-use crate::conv::simd::{First, Job, LANES, Simd, Vector, Whole};
+use crate::conv::simd::{First, Isa, Job, LANES, Simd, Vector, Whole};
 
 /// What stands for a pixel outside the map.
 static ZEROS: [f32; 16] = [0.0; 16];
+
+/// What a block's tiles read, as if it were all of the map: of the map itself, or, normalised into `to`, of the lines that they
+/// read, in which case only these may be read.
+///
+/// # Safety
+/// The map is `reading`'s, and `to` has room for what the block reads if it is normalised.
+pub(super) unsafe fn source(
+    isa: Isa,
+    reading: Reading<'_>,
+    block: &Block,
+    to: *mut f32,
+) -> *const f32 {
+    let Reading { values, entry } = reading;
+    let Some(entry) = entry else { return values.as_ptr() };
+    let pixels = block.reads();
+    let first = pixels.start * entry.mean.len();
+    let x = values[first..].as_ptr();
+    // SAFETY: passed on to the caller.
+    unsafe { isa.run(ByColumns(Normalise { entry, x, to, rows: pixels.len() })) };
+    to.wrapping_sub(first)
+}
+
+/// Floats of room for it.
+pub(super) fn source_len(reading: Reading<'_>, grid: &Grid) -> usize {
+    let len = |entry: Entry<'_>| (grid.most_read() * entry.mean.len()).next_multiple_of(16);
+    reading.entry.map_or(0, len)
+}
 
 /// Some tiles of a block, some channels of them, and where they go.
 ///

@@ -26,9 +26,9 @@ mod points;
 mod separable;
 mod weight_gradient;
 
-pub(super) use correlation::{Map, Statistics, correlate};
+pub(super) use correlation::{Map, Statistics, correlate, normalises};
 pub(super) use filter::Filters;
-pub(super) use weight_gradient::{takes_norm, weight_gradient};
+pub(super) use weight_gradient::{sums_normalise, takes_norm, weight_gradient};
 
 /// A stride between points that does not put all points into the same few cache sets.
 fn padded(len: usize) -> usize {

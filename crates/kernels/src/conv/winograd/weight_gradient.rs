@@ -5,13 +5,14 @@ use std::ops::Range;
 use super::ahead;
 use super::correlation::Map;
 use super::grid::{Block, Grid, Tiling};
-use super::input::{GradientTiles, InputTiles, Tiles};
+use super::input::{GradientTiles, InputTiles, Tiles, source, source_len};
 use super::layout::Layout;
 use super::output::FilterGradient;
 use super::points::MOST_OUTPUTS;
 use crate::Scratch;
 use crate::conv::ConvShape;
 use crate::conv::columns::{ByColumns, InputGradient};
+use crate::conv::input::Reading;
 use crate::conv::parallel::{SharedMut, Shares, for_each_task, lane_len, part};
 use crate::conv::product::{CHUNK, Fetch, Panels, Product, Stream, multiply};
 use crate::conv::simd::{Isa, Job, LANES, Simd};
@@ -44,7 +45,7 @@ const SHARE: usize = 12;
 pub(in crate::conv) fn weight_gradient(
     isa: Isa,
     shape: &ConvShape,
-    input: &[f32],
+    input: Reading<'_>,
     grad_output: *const f32,
     norm: Option<InputGradient>,
     grad_weight: &mut [f32],
@@ -63,6 +64,11 @@ pub(in crate::conv) fn weight_gradient(
 /// there.
 pub(in crate::conv) fn takes_norm(shape: &ConvShape) -> bool {
     few_channels(shape).is_some_and(|tiling| Copies::new(tiling, shape).pieces == 1)
+}
+
+/// Whether it normalises the input that it reads.
+pub(in crate::conv) fn sums_normalise(shape: &ConvShape) -> bool {
+    few_channels(shape).is_some()
 }
 
 /// Floats of `dU`.
@@ -132,13 +138,15 @@ fn by_tiles(
     let u_layout =
         Layout::by_point(side, shape.in_channels, panels.columns().next_multiple_of(CHUNK));
     let (v_len, u_len) = (v_layout.len(grid.largest()), u_layout.len(shape.in_channels));
-    let lane = lane_len(v_len + z_layout.len(grid.largest()));
+    let source_len = source_len(maps.input, &grid);
+    let lane = lane_len(v_len + source_len + z_layout.len(grid.largest()));
     let (u, lanes) = scratch.split(copies * u_len, lane);
 
     let shared = SharedMut::new(u);
     for_each_task(copies * pieces, lanes, lane, |task, lane| {
         let (copy, piece) = (task / pieces, task % pieces);
-        let (v, z) = lane.split_at_mut(v_len);
+        let (v, lane) = lane.split_at_mut(v_len);
+        let (lines, z) = lane.split_at_mut(source_len);
         let channels = part(shape.in_channels, CHUNK, pieces, piece);
         let blocks = part(grid.blocks(), 1, copies, copy);
         for i in blocks.clone() {
@@ -146,7 +154,12 @@ fn by_tiles(
             // The next copy starts where this one ends.
             let next = (i + 1 < grid.blocks()).then(|| grid.block(i + 1));
             let mut fetch = ahead::spread(
-                ahead::stream(next, maps.input.as_ptr(), shape.in_channels, shape.in_channels),
+                ahead::stream(
+                    next,
+                    maps.input.values.as_ptr(),
+                    shape.in_channels,
+                    shape.in_channels,
+                ),
                 ahead::stream(next, maps.grad_output, shape.out_channels, shape.out_channels),
                 false,
                 grid.tiling.points(),
@@ -179,7 +192,9 @@ fn by_tiles(
                 if let Some(norm) = norm {
                     isa.run(ByColumns(norm.part(block.pixels())));
                 }
+                let from = source(isa, maps.input, &block, lines.as_mut_ptr());
                 isa.run(maps.input(
+                    from,
                     &block,
                     tiles.clone(),
                     channels.clone(),
@@ -217,7 +232,8 @@ fn by_tiles(
 /// Many channels: `V` and `Z` of a chunk of tiles are shared, a thread takes a block of `dU` and
 /// adds it to the gradient before the next chunk.
 fn by_blocks(maps: Maps<'_>, grad_weight: &mut [f32], scratch: &mut Scratch) {
-    let Maps { isa, shape, .. } = maps;
+    let Maps { isa, shape, input, .. } = maps;
+    let input = input.plain();
     let shares = Shares::new(shape.out_channels, SHARE);
     let depth = shape.in_channels.next_multiple_of(LANES);
     let all_columns = shape.out_channels.next_multiple_of(LANES);
@@ -247,8 +263,8 @@ fn by_blocks(maps: Maps<'_>, grad_weight: &mut [f32], scratch: &mut Scratch) {
             unsafe {
                 if piece < pieces {
                     let channels = piece * ROWS..((piece + 1) * ROWS).min(shape.in_channels);
-                    let to = writer.at(piece * v_len);
-                    isa.run(maps.input(&block, range, channels, to, v_layout));
+                    let (input, to) = (input.as_ptr(), writer.at(piece * v_len));
+                    isa.run(maps.input(input, &block, range, channels, to, v_layout));
                     return;
                 }
                 for columns in (0..shares.count()).map(|i| shares.get(i)) {
@@ -322,7 +338,7 @@ fn by_blocks(maps: Maps<'_>, grad_weight: &mut [f32], scratch: &mut Scratch) {
 struct Maps<'a> {
     isa: Isa,
     shape: &'a ConvShape,
-    input: &'a [f32],
+    input: Reading<'a>,
     /// Of the output's size.
     grad_output: *const f32,
 }
@@ -334,8 +350,10 @@ unsafe impl Send for Maps<'_> {}
 unsafe impl Sync for Maps<'_> {}
 
 impl<'a> Maps<'a> {
+    /// Tiles of what [`source`] makes of the input.
     fn input(
         &self,
+        from: *const f32,
         block: &'a Block,
         range: Range<usize>,
         channels: Range<usize>,
@@ -344,7 +362,7 @@ impl<'a> Maps<'a> {
     ) -> InputTiles<'a> {
         let map =
             Map { batch: self.shape.batch, height: self.shape.height, width: self.shape.width };
-        let (from, pixel) = (self.input.as_ptr(), self.shape.in_channels);
+        let pixel = self.shape.in_channels;
         InputTiles(Tiles { block, range, from, map, pixel, channels, to, layout })
     }
 

@@ -11,6 +11,7 @@ use super::minimal::{self, OUTPUTS, POINTS};
 use super::unit::{BLOCK, DEPTH, FETCHED, ROW, SIDE, SUMS};
 use crate::Scratch;
 use crate::conv::columns::{ByColumns, InputGradient};
+use crate::conv::input::Reading;
 use crate::conv::parallel::{SharedMut, for_each_task, lane_len, part};
 use crate::conv::simd::Isa;
 use crate::conv::winograd::Map;
@@ -51,13 +52,13 @@ const TAPS: usize = 9;
 pub(in crate::conv) fn weight_gradient(
     isa: Isa,
     shape: &ConvShape,
-    input: &[f32],
+    input: Reading<'_>,
     grad_output: *const f32,
     norm: Option<InputGradient>,
     grad_weight: &mut [f32],
     scratch: &mut Scratch,
 ) {
-    let maps = Maps { input: input.as_ptr(), grad_output };
+    let maps = Maps { input, grad_output };
     let plan = Plan::new(shape);
     if plan.alone() {
         assert!(
@@ -155,7 +156,7 @@ fn of_one_copy(
     isa: Isa,
     shape: &ConvShape,
     plan: Plan,
-    maps: Maps,
+    maps: Maps<'_>,
     grad_weight: &mut [f32],
     scratch: &mut Scratch,
 ) {
@@ -197,6 +198,11 @@ fn of_one_copy(
         }
     });
 
+    // Steps of all visits' sums, for each pair and column.
+    let lists = as_steps(&mut lanes[..steps_len]);
+    let taps = |visit: Visit<'_>| (0..plan.taps()).map(|tap| visit.list(tap, lists)).sum::<usize>();
+    let steps_of_all = (0..visits).map(visit_of).map(taps).sum::<usize>();
+
     let to = SharedMut::new(grad_weight);
     // A group's right operand stays in a core's own cache from pair to pair.
     let groups = plan.columns.div_ceil(GROUP).max(LEAST_BLOCKS.div_ceil(plan.pairs));
@@ -209,11 +215,7 @@ fn of_one_copy(
         let place =
             SumsPlace { first: (pair, columns.start), columns: columns.len(), taps: plan.taps() };
         // Just before it is added to.
-        let lists = (0..visits).map(visit_of);
-        let taps = |visit: Visit| {
-            (0..plan.taps()).map(|tap| visit.list(tap, as_steps(steps))).sum::<usize>()
-        };
-        let all = lists.map(taps).sum::<usize>() * columns.len();
+        let all = steps_of_all * columns.len();
         let wanted = TAPS * DEPTH * columns.len().div_ceil(FETCHED / SIDE);
         let mut gradient = Ahead::new(gradient_of(shape, grad_at, pair, &columns))
             .after(all.saturating_sub(wanted * 5 / 4));
@@ -405,14 +407,14 @@ impl Plan {
 
 /// The operands.
 #[derive(Clone, Copy)]
-struct Maps {
-    input: *const f32,
+struct Maps<'a> {
+    input: Reading<'a>,
     /// Of which a task may write what it reads later.
     grad_output: *const f32,
 }
 
 // SAFETY: the pointers come from slices that outlive the call; each place where one is written argues
 // that no other thread touches it.
-unsafe impl Send for Maps {}
+unsafe impl Send for Maps<'_> {}
 // SAFETY: as above.
-unsafe impl Sync for Maps {}
+unsafe impl Sync for Maps<'_> {}

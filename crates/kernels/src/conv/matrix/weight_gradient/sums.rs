@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::visit::Visit;
 use super::{Plan, STEPS};
 use crate::conv::ConvShape;
-use crate::conv::matrix::ahead::Source;
+use crate::conv::matrix::ahead::Prefetch;
 use crate::conv::matrix::minimal::{self, POINTS};
 use crate::conv::matrix::split::{lanes, load};
 use crate::conv::matrix::unit::{BLOCK, SIDE, SUMS, Step, Unit};
@@ -30,7 +30,7 @@ impl SumsPlace {
 
 /// What a visit adds to some of the sums.
 pub(super) struct Products<'a, N> {
-    pub visit: &'a Visit,
+    pub visit: &'a Visit<'a>,
     pub pairs: Range<usize>,
     pub columns: Range<usize>,
     pub steps: &'a mut [Step],
@@ -41,7 +41,7 @@ pub(super) struct Products<'a, N> {
     pub next: N,
 }
 
-impl<N: Source> Job for Products<'_, N> {
+impl<N: Prefetch> Job for Products<'_, N> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         // SAFETY: passed on to the caller; only an instruction set with the unit comes here.
@@ -49,7 +49,7 @@ impl<N: Source> Job for Products<'_, N> {
     }
 }
 
-impl<N: Source> Products<'_, N> {
+impl<N: Prefetch> Products<'_, N> {
     /// # Safety
     /// The machine has the unit, the fields are as they say, and all that is read is laid out.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma")]

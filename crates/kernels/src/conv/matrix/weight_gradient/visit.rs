@@ -4,6 +4,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::{Maps, Plan};
+use crate::conv::input::Reading;
 use crate::conv::matrix::layout::Images;
 use crate::conv::matrix::minimal::{self, OUTPUTS, POINTS};
 use crate::conv::matrix::source::Together;
@@ -13,11 +14,11 @@ use crate::conv::simd::{Job, Simd};
 use crate::conv::winograd::Map;
 
 /// Some units of a block of images, and where they are laid out.
-pub(super) struct Visit {
+pub(super) struct Visit<'a> {
     pub plan: Plan,
     pub block: Range<usize>,
     pub units: Range<usize>,
-    pub maps: Maps,
+    pub maps: Maps<'a>,
     /// `[slot][place modulo the stride][tile of channels][step]` blocks of 16 channels by 32 rows.
     pub left: *mut u8,
     /// `[line][columns]` planes, at points `[unit][point][columns]`.
@@ -28,7 +29,7 @@ pub(super) struct Visit {
 
 /// Lays out lines of the input, or at points the lines that units' are transformed to, counted from the visit's first.
 pub(super) struct Left<'a> {
-    pub visit: &'a Visit,
+    pub visit: &'a Visit<'a>,
     pub lines: Range<usize>,
     pub pairs: Range<usize>,
 }
@@ -67,7 +68,7 @@ impl Left<'_> {
 
 /// Lays out units of the output's gradient.
 pub(super) struct Right<'a> {
-    pub visit: &'a Visit,
+    pub visit: &'a Visit<'a>,
     pub units: Range<usize>,
     pub columns: Range<usize>,
 }
@@ -101,7 +102,7 @@ impl Right<'_> {
     }
 }
 
-impl Visit {
+impl Visit<'_> {
     /// Bytes of a line of the left operand.
     fn left_line(&self) -> usize {
         self.plan.stride * self.left_segment()
@@ -186,7 +187,8 @@ impl Visit {
         let Plan { images: Images { map, .. }, stride, in_channels, steps, .. } = self.plan;
         let across = map.width * in_channels;
         let image = map.height * across;
-        let lines = Together::<IN>::new(line, map.height, across);
+        let Reading { values, entry } = self.maps.input;
+        let lines = Together::<IN>::new(line, map.height, across, entry);
         let before = 2 * (pairs.start - self.pairs.start) * steps * BLOCK;
         let to = self.left.wrapping_add(slot * self.left_line() + before);
         let first = 2 * pairs.start * SIDE;
@@ -195,7 +197,7 @@ impl Visit {
             let to = to.wrapping_add(segment * self.left_segment());
             // Pairs of images of this step's pixels and of the next step's, each in a place of its own.
             let place = |row: usize| {
-                self.place(self.maps.input, map, line, row, (segment, stride), in_channels)
+                self.place(values.as_ptr(), map, line, row, (segment, stride), in_channels)
             };
             let rows: [_; SIDE] = std::array::from_fn(|j| place(step * DEPTH + 2 * j));
             for j in 0..SIDE {
@@ -216,7 +218,8 @@ impl Visit {
                     for (j, (from, images)) in rows.into_iter().enumerate() {
                         let read = |i: usize| {
                             let from = from.wrapping_add(i * image + channel);
-                            transform(lines.load(from, if images > i { width } else { 0 }))
+                            let width = if images > i { width } else { 0 };
+                            transform(lines.load(from, channel, width))
                         };
                         let (even, odd) = (read(0), read(1));
                         for i in 0..OUT {
@@ -251,7 +254,7 @@ impl Visit {
         let across = output.width * out_channels;
         let image = output.height * across;
         let line = line as isize;
-        let lines = Together::<IN>::new(line, output.height, across);
+        let lines = Together::<IN>::new(line, output.height, across, None);
         let to = self.right.wrapping_add(slot * columns * plane);
         let half = images.images / 2;
         let (first, end) = (some.start * SIDE, (some.end * SIDE).min(out_channels));
@@ -280,7 +283,8 @@ impl Visit {
                     let width = SIDE.min(out_channels - channel);
                     let read = |i: usize| {
                         let from = from.wrapping_add(i * image + channel);
-                        transform(lines.load(from, if images > i { width } else { 0 }))
+                        let width = if images > i { width } else { 0 };
+                        transform(lines.load(from, channel, width))
                     };
                     let (even, odd) = (read(0), read(1));
                     for i in 0..OUT {
