@@ -2,10 +2,9 @@
 //! to layer, instead of one for each layer.
 
 use crate::SupernetError;
-use crate::backend::{Backend, MapView, Store};
-use crate::infer::{self, ConvNorm, Inner};
+use crate::backend::{Backend, MapView, Read, Store};
 use crate::passes::{Flowing, Forward};
-use crate::plan::{Plan, PlannedConv};
+use crate::plan::{Plan, PlannedBlock, PlannedConv};
 use crate::tape::ConvTape;
 
 /// What is read and written from block to block, and what lives within one of them.
@@ -13,75 +12,113 @@ pub(crate) struct Memory<B: Backend> {
     x: B::Map,
     out: B::Map,
     inner: Inner<B>,
-    conv: ConvTape<B>,
     pub features: B::Vector,
 }
 
-impl<B: Backend> Memory<B> {
-    /// Takes the maps that lie idle between backward passes for those of a block, or gives them back.
-    pub fn exchange(&mut self, flowing: &mut Flowing<B>, shortcut: &mut B::Map) {
-        let Inner { hidden: [first, second], shortcut: own } = &mut self.inner;
-        std::mem::swap(first, &mut flowing.grad);
-        std::mem::swap(second, &mut flowing.inner);
-        std::mem::swap(&mut self.conv.output, &mut flowing.shortcut);
-        std::mem::swap(own, shortcut);
-    }
+/// Maps that live within a block.
+struct Inner<B: Backend> {
+    /// The last convolution's output, and that of the one before it, which it reads.
+    convs: [ConvTape<B>; 2],
+    /// What a convolution reads where the backend does not [normalise](Backend::NORMALISES) it.
+    hidden: B::Map,
+    shortcut: B::Map,
+}
 
+impl<B: Backend> Memory<B> {
     pub fn new(backend: &B) -> Self {
         Self {
             x: backend.map(),
             out: backend.map(),
-            inner: Inner::new(backend),
-            conv: ConvTape::new(backend),
+            inner: Inner {
+                convs: [ConvTape::new(backend), ConvTape::new(backend)],
+                hidden: backend.map(),
+                shortcut: backend.map(),
+            },
             features: backend.vector(),
         }
+    }
+
+    /// Takes the maps that lie idle between backward passes for those of a block, or gives them back.
+    pub fn exchange(&mut self, flowing: &mut Flowing<B>, shortcut: &mut B::Map) {
+        let Inner { convs: [first, second], shortcut: own, .. } = &mut self.inner;
+        std::mem::swap(&mut first.output, &mut flowing.grad);
+        std::mem::swap(&mut second.output, &mut flowing.inner);
+        std::mem::swap(&mut self.out, &mut flowing.shortcut);
+        std::mem::swap(own, shortcut);
     }
 }
 
 /// Pooled features [N, C], into the memory's.
 pub(crate) fn run<B: Backend>(
     memory: &mut Memory<B>,
-    forward: Forward<'_, B>,
+    mut forward: Forward<'_, B>,
     plan: &Plan,
     images: MapView<'_, B>,
 ) -> Result<(), SupernetError> {
-    let Memory { x, out, inner, conv, features } = memory;
-    let mut layers = Passing { forward, conv };
-    infer::stem(&mut layers, plan, images, inner, x)?;
+    let Memory { x, out, inner, features } = memory;
+    let batch = forward.batch;
+    let stem = if plan.max_pool() { &mut *out } else { &mut *x };
+    let conv = &mut inner.convs[0];
+    reserve(&plan.stem, batch, conv, stem)?;
+    forward.conv_norm(&plan.stem, images, None, true, conv, stem)?;
+    if plan.max_pool() {
+        x.reserve(plan.first_len(batch))?;
+        forward.backend.max_pool_forward(plan, batch, out, x, None)?;
+    }
     for planned in &plan.blocks {
-        infer::block(&mut layers, planned, x, inner, out)?;
+        block(&mut forward, planned, x, inner, out)?;
         std::mem::swap(x, out);
     }
-    let batch = layers.batch();
     features.reserve(batch * plan.features())?;
-    layers.backend().average_pool_forward(plan, batch, x.view(), features)
+    forward.backend.average_pool_forward(plan, batch, x.view(), features)
 }
 
-/// The layers of a training pass, each in the same memory.
-struct Passing<'a, 'f, B: Backend> {
-    forward: Forward<'f, B>,
-    conv: &'a mut ConvTape<B>,
+fn block<B: Backend>(
+    forward: &mut Forward<'_, B>,
+    block: &PlannedBlock,
+    x: &B::Map,
+    inner: &mut Inner<B>,
+    out: &mut B::Map,
+) -> Result<(), SupernetError> {
+    let Inner { convs: [this, before], hidden, shortcut } = inner;
+    let (batch, params) = (forward.batch, forward.params);
+    if let Some(conv) = &block.projection {
+        reserve(conv, batch, this, shortcut)?;
+        forward.conv_norm(conv, x.view(), None, false, this, shortcut)?;
+    }
+    let residual = if block.projection.is_some() { &*shortcut } else { x };
+    let last = block.convs.len() - 1;
+    for (i, conv) in block.convs.iter().enumerate() {
+        let read = match i.checked_sub(1) {
+            None => Read::plain(x.view()),
+            Some(_) if !B::NORMALISES => Read::plain(hidden.view()),
+            Some(i) => {
+                let norm = before.norm(&block.convs[i], params, true);
+                Read { x: before.output.view(), norm: Some(norm) }
+            }
+        };
+        this.reserve(conv, batch)?;
+        forward.conv(conv, read, this)?;
+        let norm = this.norm(conv, params, true);
+        let len = conv.shape(batch).output_len();
+        if i == last {
+            out.reserve(len)?;
+            forward.backend.norm_forward(norm, &this.output, Some(residual.view()), out)?;
+        } else if !B::NORMALISES {
+            hidden.reserve(len)?;
+            forward.backend.norm_forward(norm, &this.output, None, hidden)?;
+        }
+        std::mem::swap(this, before);
+    }
+    Ok(())
 }
 
-impl<B: Backend> ConvNorm<B> for Passing<'_, '_, B> {
-    fn conv(
-        &mut self,
-        conv: &PlannedConv,
-        x: MapView<'_, B>,
-        residual: Option<MapView<'_, B>>,
-        relu: bool,
-        out: &mut B::Map,
-    ) -> Result<(), SupernetError> {
-        self.conv.reserve(conv, self.forward.batch)?;
-        out.reserve(conv.shape(self.forward.batch).output_len())?;
-        self.forward.conv_norm(conv, x, residual, relu, self.conv, out)
-    }
-
-    fn backend(&mut self) -> &mut B {
-        self.forward.backend
-    }
-
-    fn batch(&self) -> usize {
-        self.forward.batch
-    }
+fn reserve<B: Backend>(
+    conv: &PlannedConv,
+    batch: usize,
+    tape: &mut ConvTape<B>,
+    out: &mut B::Map,
+) -> Result<(), SupernetError> {
+    tape.reserve(conv, batch)?;
+    out.reserve(conv.shape(batch).output_len())
 }

@@ -26,8 +26,8 @@ impl<B: Backend> Memory<B> {
 
 /// Maps that live within one block, or within the stem.
 pub(crate) struct Inner<B: Backend> {
-    pub hidden: [B::Map; 2],
-    pub shortcut: B::Map,
+    hidden: [B::Map; 2],
+    shortcut: B::Map,
 }
 
 impl<B: Backend> Inner<B> {

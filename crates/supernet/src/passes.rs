@@ -88,7 +88,7 @@ impl<B: Backend> Forward<'_, B> {
     }
 
     /// conv(x) and the statistics of its norm, filling the tape.
-    fn conv(
+    pub fn conv(
         &mut self,
         conv: &PlannedConv,
         x: Read<'_, B>,
