@@ -226,19 +226,20 @@ impl Band<'_> {
         product: &Product<'_>,
         ahead: &mut impl Prefetch,
     ) {
-        let Group { lines: points, columns, .. } = group;
+        let Group { columns, .. } = group;
         let planes = group.part.view.terms.planes();
         let visit = group.part.steps.visit;
         let visits = planes.div_ceil(visit);
+        let used = minimal::used(self.band.len());
         let place = |i: usize| {
             let (k, i) = (i % columns.len(), i / columns.len());
-            (columns.start + k, i / visits, i % visits * visit)
+            (columns.start + k, used[i / visits], i % visits * visit)
         };
         let filters = |i: usize| {
             let (k, point, plane) = place(i);
             product.filters(k, point, plane)
         };
-        let count = points.len() * visits * columns.len();
+        let count = used.len() * visits * columns.len();
         for i in 0..count {
             let (k, point, plane) = place(i);
             let at = point * self.lines.line() + plane * self.lines.plane();
@@ -273,7 +274,7 @@ impl Band<'_> {
         debug_assert!(planes.start % visit == 0 && planes.end == all.min(planes.start + visit));
         let operand = group.part.view.terms.of(planes.clone()) * BLOCK;
         let a = self.from.wrapping_add(planes.start * self.lines.plane());
-        for point in 0..POINTS {
+        for &point in minimal::used(self.band.len()) {
             for k in 0..group.columns.len() {
                 let operands = Operands {
                     a: a.wrapping_add(point * self.lines.line()),
@@ -352,7 +353,7 @@ impl Band<'_> {
         for line in start.max(0)..end.min(images.map.height as isize) {
             let to = self.from.wrapping_add((line - start) as usize * self.lines.line());
             // SAFETY: passed on to the caller.
-            unsafe { self.lay_out(line, to, |line: [_; 1]| line) };
+            unsafe { self.lay_out(line, to, 1, |line: [_; 1]| line) };
         }
     }
 
@@ -365,11 +366,13 @@ impl Band<'_> {
     pub(super) unsafe fn lay_out_points(&self) {
         // SAFETY: passed on to the caller.
         unsafe {
-            self.lay_out(self.band.start as isize - 1, self.from, |lines| minimal::input(lines))
+            let (first, outputs) = (self.band.start as isize - 1, self.band.len());
+            let used = minimal::used_bits(outputs);
+            self.lay_out(first, self.from, used, |lines| minimal::input(lines, outputs))
         };
     }
 
-    /// What lines of the map from `line` on are transformed to.
+    /// What lines of the map from `line` on are transformed to: those of the bits.
     ///
     /// # Safety
     /// As in `compute`.
@@ -378,6 +381,7 @@ impl Band<'_> {
         &self,
         line: isize,
         to: *mut u8,
+        used: u8,
         transform: impl Fn([__m512; N]) -> [__m512; N],
     ) {
         let Lines { images: of, step, terms, .. } = *self.lines;
@@ -386,6 +390,7 @@ impl Band<'_> {
         let line_len = self.lines.line();
         let across = width * depth;
         let Reading { values, entry } = self.input;
+        let used = |i: usize| used >> i & 1 == 1;
         let lines = Together::<N>::new(line, of.map.height, across, entry);
         // SAFETY: lines that are not on the map are not read (`Together`), the others' pixels are there, and at `to` there is
         // room for all planes of `N` lines.
@@ -437,6 +442,9 @@ impl Band<'_> {
                         let low = read(i * DEPTH, SIDE);
                         let high = read(i * DEPTH + SIDE, SIDE);
                         for (point, (low, high)) in low.into_iter().zip(high).enumerate() {
+                            if !used(point) {
+                                continue;
+                            }
                             store(split(low, high), to.wrapping_add(point * line_len + i * plane));
                         }
                     }
@@ -446,6 +454,9 @@ impl Band<'_> {
                     let low = read(terms.whole * DEPTH, terms.rest.min(SIDE));
                     let high = read(terms.whole * DEPTH + SIDE, terms.rest.saturating_sub(SIDE));
                     for (point, (low, high)) in low.into_iter().zip(high).enumerate() {
+                        if !used(point) {
+                            continue;
+                        }
                         let halves = split(low, high);
                         let to = to.wrapping_add(point * line_len + terms.whole * plane);
                         if terms.shared == 1 {
@@ -499,6 +510,8 @@ impl Band<'_> {
     pub(super) unsafe fn write_points(&self, group: &Group<'_>) {
         // All columns of a pixel are written in a row, but all lines of a column are made together.
         let mut lines = [[[0.0f32; SIDE]; BY_POINTS.columns]; OUTPUTS];
+        let outputs = self.band.len();
+        let used = minimal::used_bits(outputs);
         for (n, image) in self.block.clone().enumerate() {
             for x in group.pixels(self.lines.images) {
                 let from = self.sums.wrapping_add(group.sum(self.lines.images, 0, x, n));
@@ -506,8 +519,9 @@ impl Band<'_> {
                     let point = |i: usize| from.wrapping_add(group.sums(k, i));
                     // SAFETY: the row's sums are there, and there is room for a vector.
                     unsafe {
-                        let sums = std::array::from_fn(|i| load(point(i), SIDE));
-                        for (line, y) in lines.iter_mut().zip(minimal::output(sums)) {
+                        let width = |i: usize| if used >> i & 1 == 1 { SIDE } else { 0 };
+                        let sums = std::array::from_fn(|i| load(point(i), width(i)));
+                        for (line, y) in lines.iter_mut().zip(minimal::output(sums, outputs)) {
                             _mm512_storeu_ps(line[k].as_mut_ptr(), y);
                         }
                     }

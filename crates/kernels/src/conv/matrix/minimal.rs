@@ -4,8 +4,9 @@
 //!
 //! With `d` six lines of the source and `g` three lines of taps, four lines of the result are
 //! `y = A^T [(G g) * (B^T d)]`, with polynomials evaluated at 0, 3/4, -3/4, 3/2, -3/2 and infinity. These points err
-//! less than the usual 1 and 2: by about 1e-5 of what six lines of one magnitude give (root mean square). Each of the four errs by as much as the largest of the six
-//! lines has it, so one that reads faint lines next to a bright one loses digits, as in any of Winograd's ways.
+//! less than the usual 1 and 2: by about 1e-5 of what six lines of one magnitude give (root mean square). Each of the four errs by
+//! as much as the largest of the six lines has it, so one that reads faint lines next to a bright one loses digits, as in any of
+//! Winograd's ways. What is left of a map below its last four lines takes fewer points ([`used`]).
 
 use std::arch::x86_64::*;
 
@@ -30,10 +31,74 @@ const FAR: f32 = 1.5;
 const NEAR2: f32 = NEAR * NEAR;
 const FAR2: f32 = FAR * FAR;
 
-/// `B^T d`.
+/// The points that so many lines of the result take, two more than there are lines: at the end of a map there may be less than
+/// [`OUTPUTS`]. Filters are the same at all of them, whatever the number; what else belongs to the points of F(4, 3) alone is in
+/// the transform of the source.
+pub(super) fn used(outputs: usize) -> &'static [usize] {
+    match outputs {
+        1 => &[1, 2, 5],
+        2 => &[0, 1, 2, 5],
+        3 => &[1, 2, 3, 4, 5],
+        _ => &[0, 1, 2, 3, 4, 5],
+    }
+}
+
+/// The same as a bit for each point.
+pub(super) fn used_bits(outputs: usize) -> u8 {
+    used(outputs).iter().fold(0, |bits, point| bits | 1 << point)
+}
+
+/// `B^T d` for so many lines of the result, at the points that they take (anything at the others).
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) fn input(d: [__m512; POINTS]) -> [__m512; POINTS] {
+pub(super) fn input(d: [__m512; POINTS], outputs: usize) -> [__m512; POINTS] {
+    match outputs {
+        1..OUTPUTS => input_of_few(d, outputs),
+        _ => input_of_all(d),
+    }
+}
+
+/// With `N` the product of a point's distances from all others, which filters are divided by, and `M` that from those in use,
+/// `N / M` of the product of `x - q` over all others in use, `x^i` being line `i`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn input_of_few(d: [__m512; POINTS], outputs: usize) -> [__m512; POINTS] {
+    let splat = |x: f32| _mm512_set1_ps(x);
+    let scaled = |x: f32, a| _mm512_mul_ps(splat(x), a);
+    // a - x b
+    let less = |a, x: f32, b| _mm512_fnmadd_ps(splat(x), b, a);
+    let both = |scale: f32, even, at: f32, odd| {
+        let odd = scaled(at, odd);
+        (scaled(scale, _mm512_add_ps(even, odd)), scaled(scale, _mm512_sub_ps(even, odd)))
+    };
+    let none = _mm512_setzero_ps();
+    match outputs {
+        1 => {
+            // N / M of both is +-p (p^2 - q^2), so that their signs leave p d0 + d1 and p d0 - d1.
+            let (near, minus_near) = both(NEAR * (NEAR2 - FAR2), scaled(NEAR, d[0]), 1.0, d[1]);
+            [none, near, minus_near, none, none, less(d[2], NEAR2, d[0])]
+        }
+        2 => {
+            let zero = scaled(-FAR2, less(d[2], NEAR2, d[0]));
+            let (near, minus_near) = both(NEAR2 - FAR2, d[2], NEAR, d[1]);
+            [zero, near, minus_near, none, none, less(d[3], NEAR2, d[1])]
+        }
+        _ => {
+            // N / M is +-p, as above.
+            let pair = |at: f32, other: f32| {
+                let (even, odd) = (less(d[2], other, d[0]), less(d[3], other, d[1]));
+                both(at, scaled(at, even), 1.0, odd)
+            };
+            let ((near, minus_near), (far, minus_far)) = (pair(NEAR, FAR2), pair(FAR, NEAR2));
+            let end = _mm512_fmadd_ps(splat(NEAR2 * FAR2), d[0], less(d[4], NEAR2 + FAR2, d[2]));
+            [none, near, minus_near, far, minus_far, end]
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn input_of_all(d: [__m512; POINTS]) -> [__m512; POINTS] {
     let splat = |x: f32| _mm512_set1_ps(x);
     let (near2, far2) = (splat(NEAR2), splat(FAR2));
     // a - b c
@@ -65,27 +130,34 @@ pub(super) fn taps(g: [__m512; 3]) -> [__m512; POINTS] {
     [zero, near, minus_near, far, minus_far, g[2]]
 }
 
-/// `A^T m`.
+/// `A^T m`, of which so many lines are the result; `m` is zero at the points that they do not take.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) fn output(m: [__m512; POINTS]) -> [__m512; OUTPUTS] {
+pub(super) fn output(m: [__m512; POINTS], outputs: usize) -> [__m512; OUTPUTS] {
     let splat = |x: f32| _mm512_set1_ps(x);
     let [zero, near, minus_near, far, minus_far, end] = m;
     let (near, near_odd) = (_mm512_add_ps(near, minus_near), _mm512_sub_ps(near, minus_near));
     let (far, far_odd) = (_mm512_add_ps(far, minus_far), _mm512_sub_ps(far, minus_far));
     let both = |a, near, b, far| _mm512_fmadd_ps(splat(a), near, _mm512_mul_ps(splat(b), far));
-    [
+    let y = [
         _mm512_add_ps(zero, _mm512_add_ps(near, far)),
         both(NEAR, near_odd, FAR, far_odd),
         both(NEAR2, near, FAR2, far),
-        _mm512_add_ps(end, both(NEAR * NEAR2, near_odd, FAR * FAR2, far_odd)),
-    ]
+        both(NEAR * NEAR2, near_odd, FAR * FAR2, far_odd),
+    ];
+    let with = |i: usize| _mm512_add_ps(end, y[i]);
+    match outputs {
+        1 => [with(0), y[1], y[2], y[3]],
+        2 => [y[0], with(1), y[2], y[3]],
+        3 => [y[0], y[1], with(2), y[3]],
+        _ => [y[0], y[1], y[2], with(3)],
+    }
 }
 
-/// `A y`, for the gradient of the taps, `G^T [(A dy) * (B^T d)]`.
+/// `A y`, for the gradient of the taps, `G^T [(A dy) * (B^T d)]`; of `y` so many lines are there, and the others zero.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) fn gradient(y: [__m512; OUTPUTS]) -> [__m512; POINTS] {
+pub(super) fn gradient(y: [__m512; OUTPUTS], outputs: usize) -> [__m512; POINTS] {
     let splat = |x: f32| _mm512_set1_ps(x);
     let at = |p: f32| {
         let even = _mm512_fmadd_ps(splat(p * p), y[2], y[0]);
@@ -93,7 +165,13 @@ pub(super) fn gradient(y: [__m512; OUTPUTS]) -> [__m512; POINTS] {
         (_mm512_add_ps(even, odd), _mm512_sub_ps(even, odd))
     };
     let ((near, minus_near), (far, minus_far)) = (at(NEAR), at(FAR));
-    [y[0], near, minus_near, far, minus_far, y[3]]
+    let last = match outputs {
+        1 => y[0],
+        2 => y[1],
+        3 => y[2],
+        _ => y[3],
+    };
+    [y[0], near, minus_near, far, minus_far, last]
 }
 
 /// `G^T m`.
@@ -167,15 +245,33 @@ mod tests {
         }
         for seed in 0..29 {
             let (d, g, dy) = (lines(seed), lines(seed + 5), lines::<OUTPUTS>(seed + 11));
-            // SAFETY: the machine has AVX-512.
-            let (y, dg) = unsafe {
-                let at_points = input(load(&d));
-                let y = output(products(at_points, taps(load(&g))));
-                let dg = taps_gradient(products(at_points, gradient(load(&dy))));
-                (store(y), store(dg))
-            };
-            assert_close(y, |i, lane| (0..3).map(|t| d[i + t][lane] * g[t][lane]).sum());
-            assert_close(dg, |t, lane| (0..OUTPUTS).map(|i| d[i + t][lane] * dy[i][lane]).sum());
+            for outputs in 1..=OUTPUTS {
+                // Lines that are not there.
+                let mut dy = dy;
+                dy[outputs..].fill([0.0; SIDE]);
+                let mut d = d;
+                d[outputs + 2..].fill([0.0; SIDE]);
+                // SAFETY: the machine has AVX-512.
+                let (y, dg) = unsafe {
+                    let at = |m: [__m512; POINTS]| {
+                        let none = |i| used_bits(outputs) >> i & 1 == 0;
+                        std::array::from_fn(|i| if none(i) { _mm512_setzero_ps() } else { m[i] })
+                    };
+                    let at_points = input(load(&d), outputs);
+                    let y = output(at(products(at_points, taps(load(&g)))), outputs);
+                    let gradient = gradient(load(&dy), outputs);
+                    let dg = taps_gradient(at(products(at_points, gradient)));
+                    (store(y), store(dg))
+                };
+                let there = |i: usize| if i < outputs { y[i] } else { [0.0; SIDE] };
+                assert_close::<OUTPUTS>(std::array::from_fn(there), |i, lane| {
+                    let of = |t: usize| d[i + t][lane] * g[t][lane];
+                    if i < outputs { (0..3).map(of).sum() } else { 0.0 }
+                });
+                assert_close(dg, |t, lane| {
+                    (0..outputs).map(|i| d[i + t][lane] * dy[i][lane]).sum()
+                });
+            }
         }
     }
 }

@@ -371,6 +371,11 @@ impl Plan {
         (left, right)
     }
 
+    /// Lines of the output that a unit at points is.
+    fn outputs(&self, unit: usize) -> usize {
+        self.output_lines(&(unit..unit + 1)).len()
+    }
+
     /// Lines of the output that units are.
     fn output_lines(&self, units: &Range<usize>) -> Range<usize> {
         let each = if self.minimal { OUTPUTS } else { 1 };

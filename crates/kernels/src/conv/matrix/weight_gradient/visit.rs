@@ -52,14 +52,15 @@ impl Left<'_> {
             // SAFETY: passed on to the caller.
             unsafe {
                 if visit.plan.minimal {
-                    let first = (visit.units.start + line) * OUTPUTS;
-                    let slot = line * POINTS;
-                    visit.lay_out_left(first as isize - 1, slot, pairs, |lines| {
-                        minimal::input(lines)
+                    let unit = visit.units.start + line;
+                    let (first, outputs) = (unit * OUTPUTS, visit.plan.outputs(unit));
+                    let (slot, used) = (line * POINTS, minimal::used_bits(outputs));
+                    visit.lay_out_left(first as isize - 1, slot, pairs, used, |lines| {
+                        minimal::input(lines, outputs)
                     });
                 } else {
                     let slot = line % visit.plan.slots();
-                    visit.lay_out_left(line as isize, slot, pairs, |line: [_; 1]| line);
+                    visit.lay_out_left(line as isize, slot, pairs, 1, |line: [_; 1]| line);
                 }
             }
         }
@@ -92,10 +93,14 @@ impl Right<'_> {
             // SAFETY: passed on to the caller.
             unsafe {
                 if visit.plan.minimal {
-                    let (line, slot) = (unit * OUTPUTS, i * POINTS);
-                    visit.lay_out_right(line, slot, columns, |lines| minimal::gradient(lines));
+                    let (line, slot, outputs) =
+                        (unit * OUTPUTS, i * POINTS, visit.plan.outputs(unit));
+                    let used = minimal::used_bits(outputs);
+                    visit.lay_out_right(line, slot, columns, used, |lines| {
+                        minimal::gradient(lines, outputs)
+                    });
                 } else {
-                    visit.lay_out_right(unit, i, columns, |line: [_; 1]| line);
+                    visit.lay_out_right(unit, i, columns, 1, |line: [_; 1]| line);
                 }
             }
         }
@@ -128,6 +133,9 @@ impl Visit<'_> {
         let mut count = 0;
         for (i, unit) in self.units.clone().enumerate() {
             let (slot, right) = if self.plan.minimal {
+                if !minimal::used(self.plan.outputs(unit)).contains(&vertical) {
+                    continue;
+                }
                 (i * POINTS + vertical, i * POINTS + vertical)
             } else {
                 let from = (unit * stride + vertical).checked_sub(1);
@@ -171,7 +179,7 @@ impl Visit<'_> {
         (of.wrapping_offset(pixel * channels as isize), self.block.len() - n)
     }
 
-    /// What lines of the input are transformed to, channels by rows, as lines of the left operand from `slot` on.
+    /// What lines of the input are transformed to (those of the bits), channels by rows, as lines of the left operand from `slot` on.
     ///
     /// # Safety
     /// As in `compute`.
@@ -182,6 +190,7 @@ impl Visit<'_> {
         line: isize,
         slot: usize,
         pairs: &Range<usize>,
+        used: u8,
         transform: impl Fn([__m512; IN]) -> [__m512; OUT],
     ) {
         let Plan { images: Images { map, .. }, stride, in_channels, steps, .. } = self.plan;
@@ -226,7 +235,7 @@ impl Visit<'_> {
                             (upper[i][j], lower[i][j]) = split_pair(even[i], odd[i]);
                         }
                     }
-                    for i in 0..OUT {
+                    for i in (0..OUT).filter(|i| used >> i & 1 == 1) {
                         let to = to.wrapping_add(i * self.left_line());
                         store_transposed(upper[i], lower[i], to);
                     }
@@ -235,7 +244,7 @@ impl Visit<'_> {
         }
     }
 
-    /// What lines of the output's gradient are transformed to, pairs of rows by channels, as lines of the right operand from
+    /// What lines of the output's gradient are transformed to (those of the bits), pairs of rows by channels, as lines of the right operand from
     /// `slot` on.
     ///
     /// # Safety
@@ -247,6 +256,7 @@ impl Visit<'_> {
         line: usize,
         slot: usize,
         some: &Range<usize>,
+        used: u8,
         transform: impl Fn([__m512; IN]) -> [__m512; OUT],
     ) {
         let Plan { images, output, out_channels, columns, .. } = self.plan;
@@ -261,7 +271,9 @@ impl Visit<'_> {
         let width = end - first;
         // SAFETY: only lines (`Together`), images (`place`) and channels that there are are read, and the lines have room.
         unsafe {
-            for (i, column) in (0..OUT).flat_map(|i| some.clone().map(move |column| (i, column))) {
+            let used = |i: &usize| used >> i & 1 == 1;
+            let lines_of = (0..OUT).filter(used);
+            for (i, column) in lines_of.flat_map(|i| some.clone().map(move |column| (i, column))) {
                 let to = to.wrapping_add((i * columns + column) * plane);
                 to.write_bytes(0, half * ROW);
                 let end = (half + half * output.width) * ROW;
@@ -287,7 +299,7 @@ impl Visit<'_> {
                         transform(lines.load(from, channel, width))
                     };
                     let (even, odd) = (read(0), read(1));
-                    for i in 0..OUT {
+                    for i in (0..OUT).filter(used) {
                         let to = to.wrapping_add((i * columns + column) * plane);
                         store(split_pair(even[i], odd[i]), to);
                     }
