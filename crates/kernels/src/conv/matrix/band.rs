@@ -5,9 +5,9 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::ahead::{Ahead, Prefetch, Rows};
-use super::layout::{Images, Lines, View};
+use super::layout::{Lines, View};
 use super::minimal::{self, OUTPUTS, POINTS};
-use super::part::{Part, Product};
+use super::part::{Group, Product};
 use super::source::Together;
 use super::split::{fetch, load, split, store};
 use super::unit::{BLOCK, DEPTH, FETCHED, ROW, SIDE, SUMS, Unit};
@@ -571,34 +571,4 @@ struct Operands {
     /// The filters after these, to be fetched meanwhile.
     next: Option<*const u8>,
     c: *mut f32,
-}
-
-/// Tiles whose sums are made together: some rows of some lines, or of all points, for some columns.
-pub(super) struct Group<'a> {
-    pub part: &'a Part<'a>,
-    pub lines: Range<usize>,
-    pub rows: Range<usize>,
-    pub columns: Range<usize>,
-}
-
-impl Group<'_> {
-    /// Tiles of a line.
-    pub(super) fn tiles(&self) -> usize {
-        self.rows.len().div_ceil(SIDE)
-    }
-
-    /// Where the sums of a column's line begin.
-    fn sums(&self, column: usize, line: usize) -> usize {
-        (column * self.lines.len() + line) * self.tiles() * SUMS
-    }
-
-    /// Pixels of a line.
-    fn pixels(&self, Images { images, .. }: Images) -> Range<usize> {
-        self.rows.start / images..self.rows.end / images
-    }
-
-    /// Where the first column's sums of a pixel of an image are.
-    fn sum(&self, Images { images, .. }: Images, line: usize, x: usize, n: usize) -> usize {
-        self.sums(0, line) + (x * images + n - self.rows.start) * SIDE
-    }
 }

@@ -1,8 +1,10 @@
-//! Which steps the sums of a correlation are made of, and where their filters are.
+//! Which steps the sums of a correlation are made of, where their filters are, and which are made together.
 
-use super::layout::{Edges, Lines, View};
+use std::ops::Range;
+
+use super::layout::{Edges, Images, Lines, View};
 use super::planes::VISIT;
-use super::unit::{BLOCK, Step};
+use super::unit::{BLOCK, SIDE, SUMS, Step};
 
 /// Most steps of a visit to some planes: nine taps of one, or three taps of a line of each at points.
 const LIST: usize = 9;
@@ -70,5 +72,41 @@ impl Product<'_> {
     pub(super) fn filters(&self, column: usize, line: usize, plane: usize) -> *const u8 {
         let b: *const u8 = self.b[column * self.operand..].as_ptr().cast();
         b.wrapping_add(self.part.view.terms.place(line, plane) * BLOCK)
+    }
+}
+
+/// Tiles whose sums are made together: some rows of some lines, or of all points, for some columns.
+pub(super) struct Group<'a> {
+    pub part: &'a Part<'a>,
+    pub lines: Range<usize>,
+    pub rows: Range<usize>,
+    pub columns: Range<usize>,
+}
+
+impl Group<'_> {
+    /// Tiles of a line.
+    pub(super) fn tiles(&self) -> usize {
+        self.rows.len().div_ceil(SIDE)
+    }
+
+    /// Where the sums of a column's line begin.
+    pub(super) fn sums(&self, column: usize, line: usize) -> usize {
+        (column * self.lines.len() + line) * self.tiles() * SUMS
+    }
+
+    /// Pixels of a line.
+    pub(super) fn pixels(&self, Images { images, .. }: Images) -> Range<usize> {
+        self.rows.start / images..self.rows.end / images
+    }
+
+    /// Where the first column's sums of a pixel of an image are.
+    pub(super) fn sum(
+        &self,
+        Images { images, .. }: Images,
+        line: usize,
+        x: usize,
+        n: usize,
+    ) -> usize {
+        self.sums(0, line) + (x * images + n - self.rows.start) * SIDE
     }
 }

@@ -5,12 +5,12 @@
 use std::ops::Range;
 
 use super::ahead::Ahead;
-use super::band::{Band, Group, MOST_COLUMNS};
+use super::band::{Band, MOST_COLUMNS};
 use super::correlation::Correlation;
 use super::filters::Columns;
 use super::layout::{Images, Lines, as_steps};
 use super::minimal::{OUTPUTS, POINTS};
-use super::part::{Part, StepLists};
+use super::part::{Group, Part, StepLists};
 use super::unit::{BLOCK, DEPTH, FETCHED, SIDE, SUMS, Unit};
 use crate::Scratch;
 use crate::conv::columns::ByColumns;
