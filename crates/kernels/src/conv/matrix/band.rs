@@ -271,7 +271,11 @@ impl Band<'_> {
         ahead: &mut impl Prefetch,
     ) {
         let (all, visit) = (group.part.view.terms.planes(), group.part.steps.visit);
-        debug_assert!(planes.start % visit == 0 && planes.end == all.min(planes.start + visit));
+        let whole = planes.start.is_multiple_of(visit);
+        debug_assert!(
+            whole && planes.end == all.min(planes.start + visit),
+            "not a visit: {planes:?}"
+        );
         let operand = group.part.view.terms.of(planes.clone()) * BLOCK;
         let a = self.from.wrapping_add(planes.start * self.lines.plane());
         for &point in minimal::used(self.band.len()) {
