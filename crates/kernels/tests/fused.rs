@@ -196,14 +196,15 @@ fn an_input_is_normalised_where_it_is_read() {
     for shape in shapes_of_inputs() {
         let channels = Channels::new(shape.in_channels);
         let len = shape.batch * shape.height * shape.width * shape.in_channels;
-        let (mut x, out_channels) = (noise(1, len), shape.out_channels);
-        if shape.batch > 1 {
-            x[len / 2] = f32::NAN;
-        }
+        let out_channels = shape.out_channels;
         let weight = noise(2, shape.kernel * shape.kernel * shape.full_in * shape.full_out);
         let grad_output = noise(3, shape.output_len());
-        for relu in [true, false] {
+        for (relu, not_a_number) in [(true, false), (false, false), (true, true)] {
             let norm = channels.norm(relu);
+            let mut x = noise(1, len);
+            if not_a_number {
+                x[len / 2] = f32::NAN;
+            }
             let mut normed = vec![f32::NAN; len];
             norm_forward(&norm, &x, None, &mut normed);
             on_pools(|| {
@@ -243,7 +244,10 @@ fn bits(values: Vec<f32>) -> Vec<u32> {
 /// The backward pass with norms on both sides.
 #[test]
 fn norms_on_both_sides_of_a_convolution() {
-    for shape in shapes_of_inputs() {
+    let statistics = [true, false];
+    for (shape, batch_statistics) in
+        shapes_of_inputs().into_iter().flat_map(|shape| statistics.map(|of| (shape, of)))
+    {
         let [before, after] = [shape.in_channels, shape.out_channels].map(Channels::new);
         let len = shape.batch * shape.height * shape.width * shape.in_channels;
         let (input, norm) = (noise(1, len), before.norm(true));
@@ -259,7 +263,7 @@ fn norms_on_both_sides_of_a_convolution() {
                         [(); 2].map(|()| noise(5, shape.out_channels));
                     let of = NormGradient {
                         norm: after.norm(true),
-                        batch_statistics: true,
+                        batch_statistics,
                         x: &mut x,
                         output: None,
                         grad: &mut grad,

@@ -70,7 +70,12 @@ pub(crate) fn run<B: Backend>(
         std::mem::swap(x, out);
     }
     features.reserve(batch * plan.features())?;
-    forward.backend.average_pool_forward(plan, batch, x.view(), features)
+    forward.backend.average_pool_forward(plan, batch, x.view(), features)?;
+    if plan.blocks.len() % 2 == 1 {
+        // A map that is lent goes back where it came from.
+        std::mem::swap(x, out);
+    }
+    Ok(())
 }
 
 fn block<B: Backend>(
@@ -92,8 +97,8 @@ fn block<B: Backend>(
         let read = match i.checked_sub(1) {
             None => Read::plain(x.view()),
             Some(_) if !B::NORMALISES => Read::plain(hidden.view()),
-            Some(i) => {
-                let norm = before.norm(&block.convs[i], params, true);
+            Some(previous) => {
+                let norm = before.norm(&block.convs[previous], params, true);
                 Read { x: before.output.view(), norm: Some(norm) }
             }
         };

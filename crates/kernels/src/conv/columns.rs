@@ -1,7 +1,7 @@
 //! Element-wise work on the pixels of a block while they are in a core's cache, a vector of channels
 //! after the other.
 
-use super::input::Entry;
+use super::input::InputNorm;
 use super::simd::{Access, First, Job, LANES, Simd, Vector, Whole};
 
 /// Work on `[rows, channels]` whose channels do not depend on each other.
@@ -103,21 +103,23 @@ impl Columns for InputGradient {
 /// What a convolution reads of some pixels: `max(least, (x - mean) * scale + beta)`, to the bits of
 /// [`norm_forward`](crate::norm::norm_forward).
 pub(super) struct Normalise<'a> {
-    pub entry: Entry<'a>,
+    pub norm: InputNorm<'a>,
     /// `[rows, channels]` both.
     pub x: *const f32,
     pub to: *mut f32,
     pub rows: usize,
+    /// The channels that are wanted.
+    pub range: std::ops::Range<usize>,
 }
 
 impl Columns for Normalise<'_> {
     fn range(&self) -> std::ops::Range<usize> {
-        0..self.entry.mean.len()
+        self.range.clone()
     }
 
     #[inline(always)]
     unsafe fn vector<V: Vector>(&self, channel: usize, _: usize, access: impl Access) {
-        let Entry { mean, scale, beta, least } = self.entry;
+        let InputNorm { mean, scale, beta, least } = self.norm;
         let channels = mean.len();
         // SAFETY: passed on to the caller.
         unsafe {

@@ -36,7 +36,7 @@ pub struct NormGradient<'a> {
 /// That pass then counts as the weight gradient's in `tracing` spans.
 ///
 /// # Panics
-/// When a slice's length is not the one that `shape` gives, or the norm has other channels.
+/// When a slice's length is not the one that `shape` gives, or this norm or the input's has other channels.
 pub fn norm_conv_backward_weight<'a>(
     of: NormGradient<'_>,
     shape: &ConvShape,

@@ -15,15 +15,9 @@ pub struct Input<'a> {
     pub norm: Option<Norm<'a>>,
 }
 
-impl<'a> From<&'a [f32]> for Input<'a> {
-    fn from(values: &'a [f32]) -> Self {
-        Self { values, norm: None }
-    }
-}
-
-impl<'a> From<&'a Vec<f32>> for Input<'a> {
-    fn from(values: &'a Vec<f32>) -> Self {
-        values.as_slice().into()
+impl<'a, T: AsRef<[f32]> + ?Sized> From<&'a T> for Input<'a> {
+    fn from(values: &'a T) -> Self {
+        Self { values: values.as_ref(), norm: None }
     }
 }
 
@@ -37,8 +31,8 @@ impl Input<'_> {
         }
     }
 
-    /// Runs `body` on what kernels read, which normalise it themselves if they `can`, with working memory, and with so many
-    /// floats beside it.
+    /// Runs `body` on what the kernel reads, which normalises it if it `can`, with working memory and with `others` more floats that
+    /// `body` keeps while the kernel uses that.
     pub(super) fn with<R>(
         self,
         can: bool,
@@ -47,6 +41,7 @@ impl Input<'_> {
         body: impl FnOnce(Reading<'_>, &mut Scratch, &mut [f32]) -> R,
     ) -> R {
         let Self { values, norm } = self;
+        let norm = norm.filter(|_| !values.is_empty());
         let len = match &norm {
             None => 0,
             Some(norm) if can => norm.channels,
@@ -57,16 +52,16 @@ impl Input<'_> {
             let (own, others) = kept.floats(aligned + others).split_at_mut(aligned);
             let own = &mut own[..len];
             let reading = match norm {
-                None => Reading { values, entry: None },
+                None => Reading { values, norm: None },
                 Some(norm) if can => {
                     own.iter_mut().enumerate().for_each(|(c, scale)| *scale = norm.scale(c));
                     let Norm { mean, beta, .. } = norm;
                     let least = if norm.relu { 0.0 } else { f32::NEG_INFINITY };
-                    Reading { values, entry: Some(Entry { mean, scale: own, beta, least }) }
+                    Reading { values, norm: Some(InputNorm { mean, scale: own, beta, least }) }
                 }
                 Some(norm) => {
                     norm_forward(&norm, values, None, own);
-                    Reading { values: own, entry: None }
+                    Reading { values: own, norm: None }
                 }
             };
             body(reading, scratch, others)
@@ -74,11 +69,11 @@ impl Input<'_> {
     }
 }
 
-/// The same for kernels.
+/// An [`Input`] whose norm, if there still is one, the kernel applies itself.
 #[derive(Clone, Copy)]
 pub(super) struct Reading<'a> {
     pub values: &'a [f32],
-    pub entry: Option<Entry<'a>>,
+    pub norm: Option<InputNorm<'a>>,
 }
 
 impl<'a> Reading<'a> {
@@ -87,14 +82,14 @@ impl<'a> Reading<'a> {
     /// # Panics
     /// When it should.
     pub(super) fn plain(self) -> &'a [f32] {
-        assert!(self.entry.is_none(), "this kernel reads maps as they are");
+        assert!(self.norm.is_none(), "this kernel reads maps as they are");
         self.values
     }
 }
 
 /// `max(least, (x - mean) * scale + beta)`, for every channel.
 #[derive(Clone, Copy)]
-pub(super) struct Entry<'a> {
+pub(super) struct InputNorm<'a> {
     pub mean: &'a [f32],
     pub scale: &'a [f32],
     pub beta: &'a [f32],

@@ -53,7 +53,7 @@ use input::Reading;
 /// norm that it goes through where it is read.
 ///
 /// # Panics
-/// When a slice's length is not the one that `shape` gives.
+/// When a slice's length is not the one that `shape` gives, or the input's norm has other channels.
 pub fn conv_forward<'a>(
     shape: &ConvShape,
     input: impl Into<Input<'a>>,
@@ -112,7 +112,7 @@ pub fn conv_forward_on<'a>(
 /// variance of every channel. Faster than one after the other where the output outgrows the caches.
 ///
 /// # Panics
-/// When a slice's length is not the one that `shape` gives, or the output is empty.
+/// When a slice's length is not the one that `shape` gives, the input's norm has other channels, or the output is empty.
 pub fn conv_forward_statistics<'a>(
     shape: &ConvShape,
     input: impl Into<Input<'a>>,
@@ -209,17 +209,18 @@ pub fn conv_backward_input_on(
     // Nobody differentiates a stem's input: not worth another way.
     if fits_winograd(shape) {
         let map = map(shape);
-        let source = Reading { values: grad_output, entry: None };
+        let source = Reading { values: grad_output, norm: None };
         winograd::correlate(isa, map, source, filters, grad_input, finish, None, scratch);
     } else {
         direct::backward_input(isa, shape, grad_output, weight, grad_input, finish, scratch);
     }
 }
 
-/// Adds the gradient of the weight to the leading block of `grad_weight`; the rest is not touched.
+/// Adds the gradient of the weight to the leading block of `grad_weight`; the rest is not touched. The input is what
+/// [`conv_forward`] read.
 ///
 /// # Panics
-/// When a slice's length is not the one that `shape` gives.
+/// When a slice's length is not the one that `shape` gives, or the input's norm has other channels.
 pub fn conv_backward_weight<'a>(
     shape: &ConvShape,
     input: impl Into<Input<'a>>,

@@ -393,9 +393,9 @@ impl Band<'_> {
         let (segment, plane) = (self.lines.segment(), self.lines.plane());
         let line_len = self.lines.line();
         let across = width * depth;
-        let Reading { values, entry } = self.input;
+        let Reading { values, norm } = self.input;
         let used = |i: usize| used >> i & 1 == 1;
-        let lines = Together::<N>::new(line, of.map.height, across, entry);
+        let lines = Together::<N>::new(line, of.map.height, across, norm);
         // SAFETY: lines that are not on the map are not read (`Together`), the others' pixels are there, and at `to` there is
         // room for all planes of `N` lines.
         unsafe {

@@ -87,7 +87,7 @@ pub(in crate::conv) fn backward_input(
     let views: [View; MOST_VIEWS] = std::array::from_fn(|i| view(if i < classes { i } else { 0 }));
     let problem = Correlation { kernel, source, result, views: &views[..classes] };
     let correlate = if by_planes { planes::correlate } else { correlate };
-    let source = Reading { values: grad_output, entry: None };
+    let source = Reading { values: grad_output, norm: None };
     correlate(isa, problem, source, filters, grad_input, finish, None, scratch);
 }
 
@@ -169,7 +169,7 @@ fn correlate(
         unsafe { columns.lay_out(plane, place, to) };
     });
     let b = &*b;
-    // StepLists over two planes need no way to memory and back; over pairs of more, pixels and filters would not stay in the first cache.
+    // Sums over two planes need no way to memory and back; over pairs of more, pixels and filters would not stay in the first cache.
     let visit = if minimal && planes == 2 { 2 } else { 1 };
     let mut steps = as_steps(steps).chunks_mut(StepLists::LEN / 2);
     let products: [Option<Product<'_>>; MOST_VIEWS] = std::array::from_fn(|i| {

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use super::split::{fetch, lanes, load};
 use super::unit::SIDE;
-use crate::conv::input::Entry;
+use crate::conv::input::InputNorm;
 
 /// Lines of a map that are read together, of which some may be off it.
 #[derive(Clone, Copy)]
@@ -13,19 +13,19 @@ pub(super) struct Together<'a, const N: usize> {
     across: usize,
     there: [bool; N],
     all: bool,
-    entry: Option<Entry<'a>>,
+    norm: Option<InputNorm<'a>>,
 }
 
 impl<'a, const N: usize> Together<'a, N> {
-    /// From line `first` on, of `height`; what is read goes through `entry`.
+    /// From line `first` on, of `height`; what is read goes through `norm`.
     pub(super) fn new(
         first: isize,
         height: usize,
         across: usize,
-        entry: Option<Entry<'a>>,
+        norm: Option<InputNorm<'a>>,
     ) -> Self {
         let there = std::array::from_fn(|i| (0..height as isize).contains(&(first + i as isize)));
-        Self { across, there, all: there == [true; N], entry }
+        Self { across, there, all: there == [true; N], norm }
     }
 
     /// The first `n` floats of each from a place of the first line on, which are channels from `channel` on, zeros in the other
@@ -45,7 +45,7 @@ impl<'a, const N: usize> Together<'a, N> {
             } else {
                 std::array::from_fn(|i| load(at(i), width(i)))
             };
-            if let Some(Entry { mean, scale, beta, least }) = self.entry {
+            if let Some(InputNorm { mean, scale, beta, least }) = self.norm {
                 let of = |vector: &[f32]| load(vector.as_ptr().wrapping_add(channel), n);
                 let (mean, scale, beta) = (of(mean), of(scale), of(beta));
                 let least = _mm512_set1_ps(least);

@@ -167,8 +167,8 @@ fn by_tiles(
         let tiles = InputTiles(Tiles {
             block: &block,
             range: 0..block.len(),
-            // SAFETY: the map has the given size, and there is room.
-            from: unsafe { source(isa, input, &block, lines.as_mut_ptr()) },
+            // SAFETY: the map has the given size, and `lines` room for what any block reads.
+            from: unsafe { source(isa, input, &block, 0..filters.depth, lines.as_mut_ptr()) },
             map,
             pixel: filters.depth,
             channels: 0..filters.depth,

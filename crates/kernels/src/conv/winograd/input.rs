@@ -8,38 +8,40 @@ use super::layout::{Distance, Layout};
 use super::points::MOST_POINTS;
 use super::separable::{Column, Gradient, Input, Sink, Transform, transform};
 use crate::conv::columns::{ByColumns, Normalise};
-use crate::conv::input::{Entry, Reading};
+use crate::conv::input::{InputNorm, Reading};
 use crate::conv::product::CHUNK;
 use crate::conv::simd::{First, Isa, Job, LANES, Simd, Vector, Whole};
 
 /// What stands for a pixel outside the map.
 static ZEROS: [f32; 16] = [0.0; 16];
 
-/// What a block's tiles read, as if it were all of the map: of the map itself, or, normalised into `to`, of the lines that they
-/// read, in which case only these may be read.
+/// Where [`Tiles`] of a block find some channels of what they read: in the map itself, or, normalised, in `to`. Then the address is
+/// one that the map would have if it were all there, and only the pixels that the block [reads](Block::reads) are.
 ///
 /// # Safety
-/// The map is `reading`'s, and `to` has room for what the block reads if it is normalised.
+/// The block is of `reading`'s map, and, if it is normalised, `to` has [room](source_len) for it and is left alone while tiles
+/// read.
 pub(super) unsafe fn source(
     isa: Isa,
     reading: Reading<'_>,
     block: &Block,
+    channels: Range<usize>,
     to: *mut f32,
 ) -> *const f32 {
-    let Reading { values, entry } = reading;
-    let Some(entry) = entry else { return values.as_ptr() };
+    let Reading { values, norm } = reading;
+    let Some(norm) = norm else { return values.as_ptr() };
     let pixels = block.reads();
-    let first = pixels.start * entry.mean.len();
+    let first = pixels.start * norm.mean.len();
     let x = values[first..].as_ptr();
     // SAFETY: passed on to the caller.
-    unsafe { isa.run(ByColumns(Normalise { entry, x, to, rows: pixels.len() })) };
+    unsafe { isa.run(ByColumns(Normalise { norm, x, to, rows: pixels.len(), range: channels })) };
     to.wrapping_sub(first)
 }
 
 /// Floats of room for it.
 pub(super) fn source_len(reading: Reading<'_>, grid: &Grid) -> usize {
-    let len = |entry: Entry<'_>| (grid.most_read() * entry.mean.len()).next_multiple_of(16);
-    reading.entry.map_or(0, len)
+    let len = |norm: InputNorm<'_>| (grid.most_read() * norm.mean.len()).next_multiple_of(16);
+    reading.norm.map_or(0, len)
 }
 
 /// Some tiles of a block, some channels of them, and where they go.
@@ -51,7 +53,7 @@ pub(super) struct Tiles<'a> {
     pub block: &'a Block,
     /// Which tiles of the block.
     pub range: Range<usize>,
-    /// The map, `[image][height][width][pixel]`.
+    /// The map, `[image][height][width][pixel]`; input tiles may have it from [`source`].
     pub from: *const f32,
     pub map: Map,
     pub pixel: usize,
@@ -198,6 +200,62 @@ impl<V: Vector, D: Distance> Sink<V> for Points<D> {
         for (j, point) in values.into_iter().enumerate().take(n) {
             // SAFETY: passed on to the caller.
             unsafe { point.store(self.to.wrapping_add(self.distance.point(i, j))) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::grid::Tiling;
+    use super::*;
+
+    /// In blocks of several images, and of some lines of one.
+    #[test]
+    fn tiles_of_normalised_lines_are_those_of_the_normalised_map() {
+        let (map, pixel) = (Map { batch: 2, height: 11, width: 6 }, 12);
+        let len = map.batch * map.height * map.width * pixel;
+        let number = |i: usize| ((37 * i) % 29) as f32 / 7.0 - 2.0;
+        let x: Vec<f32> = (0..len).map(number).collect();
+        let of_channel = |seed: usize| (0..pixel).map(|c| number(c + seed)).collect::<Vec<_>>();
+        let [mean, scale, beta] = [1, 5, 11].map(of_channel);
+        let norm = InputNorm { mean: &mean, scale: &scale, beta: &beta, least: 0.0 };
+        let normed: Vec<f32> = (0..len)
+            .map(|i| ((x[i] - mean[i % pixel]) * scale[i % pixel] + beta[i % pixel]).max(0.0))
+            .collect();
+        let tiling = Tiling::small(map.height, map.width);
+        for (target, blocks) in [(2, 6), (12, 1)] {
+            let grid = Grid::new(tiling, map.batch, target);
+            assert_eq!(grid.blocks(), blocks, "blocks of {target} tiles");
+            let layout = Layout::by_tile(tiling.side(), pixel.next_multiple_of(LANES));
+            for isa in Isa::available() {
+                for (block, channels) in
+                    (0..blocks).flat_map(|i| [0..8, 8..pixel].map(|range| (grid.block(i), range)))
+                {
+                    let tiles = |reading: Reading<'_>| {
+                        let mut lines = vec![f32::NAN; source_len(reading, &grid)];
+                        let mut to = vec![0.0; layout.len(grid.largest())];
+                        let some = channels.clone();
+                        // SAFETY: the block is of the map, and there is room for its lines and tiles.
+                        unsafe {
+                            let from = source(isa, reading, &block, some, lines.as_mut_ptr());
+                            isa.run(InputTiles(Tiles {
+                                block: &block,
+                                range: 0..block.len(),
+                                from,
+                                map,
+                                pixel,
+                                channels: channels.clone(),
+                                to: to.as_mut_ptr(),
+                                layout,
+                            }));
+                        }
+                        to
+                    };
+                    let found = tiles(Reading { values: &x, norm: Some(norm) });
+                    let want = tiles(Reading { values: &normed, norm: None });
+                    assert!(found == want, "{block:?}, {channels:?}, {}", isa.name());
+                }
+            }
         }
     }
 }

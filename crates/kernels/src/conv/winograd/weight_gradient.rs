@@ -186,13 +186,14 @@ fn by_tiles(
             };
             let tiles = 0..block.len();
             let columns = 0..shape.out_channels;
-            // SAFETY: `V` and `Z` have room for the largest block, and these rows of this copy of
+            // SAFETY: `V` and `Z` have room for the largest block, `lines` for what any reads, and these rows of this copy of
             // `dU` are this task's only. So are the block's pixels where they are made: pieces are one.
             unsafe {
                 if let Some(norm) = norm {
                     isa.run(ByColumns(norm.part(block.pixels())));
                 }
-                let from = source(isa, maps.input, &block, lines.as_mut_ptr());
+                let (some, lines) = (channels.clone(), lines.as_mut_ptr());
+                let from = source(isa, maps.input, &block, some, lines);
                 isa.run(maps.input(
                     from,
                     &block,

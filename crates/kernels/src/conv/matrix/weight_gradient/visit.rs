@@ -196,8 +196,8 @@ impl Visit<'_> {
         let Plan { images: Images { map, .. }, stride, in_channels, steps, .. } = self.plan;
         let across = map.width * in_channels;
         let image = map.height * across;
-        let Reading { values, entry } = self.maps.input;
-        let lines = Together::<IN>::new(line, map.height, across, entry);
+        let Reading { values, norm } = self.maps.input;
+        let lines = Together::<IN>::new(line, map.height, across, norm);
         let before = 2 * (pairs.start - self.pairs.start) * steps * BLOCK;
         let to = self.left.wrapping_add(slot * self.left_line() + before);
         let first = 2 * pairs.start * SIDE;
