@@ -96,11 +96,7 @@ fn block<B: Backend>(
     for (i, conv) in block.convs.iter().enumerate() {
         let read = match i.checked_sub(1) {
             None => Read::plain(x.view()),
-            Some(_) if !B::NORMALISES => Read::plain(hidden.view()),
-            Some(previous) => {
-                let norm = before.norm(&block.convs[previous], params, true);
-                Read { x: before.output.view(), norm: Some(norm) }
-            }
+            Some(previous) => before.read(&block.convs[previous], params, hidden),
         };
         this.reserve(conv, batch)?;
         forward.conv(conv, read, this)?;

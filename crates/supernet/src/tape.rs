@@ -57,6 +57,20 @@ impl<B: Backend> ConvTape<B> {
     ) -> NormOf<'t, B> {
         NormOf { conv, params, mean: &self.mean, var: &self.var, relu }
     }
+
+    /// What the next convolution of a block reads: this one's output through its norm and ReLU, or `hidden`, which is that.
+    pub fn read<'t>(
+        &'t self,
+        conv: &'t PlannedConv,
+        params: &'t B::Params,
+        hidden: &'t B::Map,
+    ) -> Read<'t, B> {
+        if B::NORMALISES {
+            Read { x: self.output.view(), norm: Some(self.norm(conv, params, true)) }
+        } else {
+            Read::plain(hidden.view())
+        }
+    }
 }
 
 pub(crate) struct BlockTape<B: Backend> {
@@ -76,12 +90,10 @@ pub(crate) fn between<'t, B: Backend>(
     before: &'t [ConvTape<B>],
     hidden: &'t [B::Map],
 ) -> Read<'t, B> {
-    let Some(i) = before.len().checked_sub(1) else { return Read::plain(input.view()) };
-    if !B::NORMALISES {
-        return Read::plain(hidden[i].view());
+    match before.len().checked_sub(1) {
+        None => Read::plain(input.view()),
+        Some(i) => before[i].read(&block.convs[i], params, &hidden[i]),
     }
-    let tape = &before[i];
-    Read { x: tape.output.view(), norm: Some(tape.norm(&block.convs[i], params, true)) }
 }
 
 /// What block `n` of a plan reads, and its own memory; `first` is what the first block reads.
