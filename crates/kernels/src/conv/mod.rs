@@ -9,7 +9,7 @@
 //! pixels where they are (`direct`). The micro-kernels (`product`, `indirect`) are written once for
 //! every instruction set (`simd`). Where a processor has a matrix unit, 3 x 3 convolutions of stride 1 and 2, many
 //! channels and 6 images or more go there (`matrix`). Relative to the definition in f64, the root-mean-square error is
-//! about 1e-6 to 4e-6 by Winograd and 1e-7 to 1e-6 by plain products, for noise. On the matrix unit it is 4e-6 to 5e-6 at
+//! about 1e-6 to 5e-6 by Winograd and 1e-7 to 1e-6 by plain products, for noise. On the matrix unit it is 4e-6 to 5e-6 at
 //! stride 2, where a map has fewer than 3 lines, and where a batch has fewer than 1,200 pixels (forward and in the data gradient if
 //! it also has fewer than 40 filters, which are input times output channels, for each of them), and up to 1.1e-5 else; of tensors
 //! of equal values single pixels may err by 5e-5.

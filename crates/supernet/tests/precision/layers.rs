@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 /// takes batches of 6 and more: of 24 channels and more at stride 2, and at stride 1 of 40 and more, or of 32 on large maps (of
 /// fewer than 64, some of a layer's operations only).
 const DIRECT: f64 = 1e-6;
-const WINOGRAD: f64 = 4e-6;
+const WINOGRAD: f64 = 6e-6;
 const MATRIX_UNIT_AT_STRIDE_2: f64 = 5e-6;
 const MATRIX_UNIT: f64 = 1.2e-5;
 

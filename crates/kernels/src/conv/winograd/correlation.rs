@@ -18,7 +18,7 @@ use crate::conv::moments::Moments;
 use crate::conv::parallel::{
     Lists, SharedMut, Shares, for_each_in_lists, for_each_task, lane_len, part,
 };
-use crate::conv::product::{Fetch, Panels, Product, Stream, multiply};
+use crate::conv::product::{CHUNK, Fetch, Panels, Product, Stream, multiply};
 use crate::conv::simd::{Isa, Job, LANES, Simd};
 use crate::norm::{batch_statistics, merge_moments};
 use crate::tile::as_doubles;
@@ -46,8 +46,11 @@ const LARGE_LANE_FLOATS: usize = 120 << 10;
 const FILTER_FLOATS: usize = 700 << 10;
 /// Floats of `U` that stay in a core's own cache beside those buffers.
 const GROUP_FLOATS: usize = 290 << 10;
-/// Depth of a piece of `U` when it is not.
-const DEPTH: usize = 64;
+/// Most depth of a piece of `U` when it is not. Pieces of 64 stay in a core's own cache, but their sums then
+/// go to and fro as often.
+const DEPTH: usize = 256;
+/// Tiles that a task transforms then: few, for there are few.
+const SHARED_PART: usize = 4;
 /// Most tiles of a block then: their products with a panel, and a piece of `V`, stay in a core's own
 /// cache. Each block transforms all filters.
 const SHARED_TILES: usize = 96;
@@ -174,6 +177,7 @@ fn by_tiles(
             channels: 0..filters.depth,
             to: v.as_mut_ptr(),
             layout: v_layout,
+            fetched: true,
         });
         let next = task + 1;
         let next = (next < blocks).then(|| grid.block(block_of(group, next)));
@@ -261,18 +265,21 @@ fn by_panels(
     // them reads all of `V`.
     let shares = isa.panel_shares(filters.columns);
     let widest = shares.widest();
+    // Pieces of whole lines, and even: 360 are 192 + 168.
     let pieces = filters.depth.div_ceil(DEPTH);
+    let deepest = filters.depth.div_ceil(pieces).next_multiple_of(CHUNK);
+    let piece_of = |i: usize| i * deepest..((i + 1) * deepest).min(filters.depth);
 
     let side = tiling.side();
-    let v_layout = Layout::by_point(side, tiles, DEPTH);
-    let u_len = DEPTH * Layout::by_tile(side, widest).row;
+    let v_layout = Layout::by_point(side, tiles, deepest);
+    let u_len = deepest * Layout::by_tile(side, widest).row;
     let (v_len, m_len) = (v_layout.len(tiles), Layout::by_tile(side, widest).len(tiles));
     let lane = lane_len(u_len + m_len);
     let (v, lanes) = scratch.split(pieces * v_len, lane);
     let output = SharedMut::new(output);
 
     for block in (0..grid.blocks()).map(|i| grid.block(i)) {
-        let parts = block.len().div_ceil(16);
+        let parts = block.len().div_ceil(SHARED_PART);
         let shared = SharedMut::new(v);
         for_each_task(pieces * parts, lanes, lane, |task, _| {
             let (piece, at) = (task / parts, task % parts);
@@ -282,9 +289,10 @@ fn by_panels(
                 from: input.as_ptr(),
                 map,
                 pixel: filters.depth,
-                channels: piece * DEPTH..((piece + 1) * DEPTH).min(filters.depth),
+                channels: piece_of(piece),
                 to: shared.at(piece * v_len),
                 layout: v_layout,
+                fetched: false,
             });
             // SAFETY: each piece has room for the largest block, and these tiles' rows of it are
             // this task's.
@@ -299,7 +307,7 @@ fn by_panels(
             let units = width / LANES;
             let m_layout = Layout::by_tile(side, width);
             for piece in 0..pieces {
-                let depths = piece * DEPTH..((piece + 1) * DEPTH).min(filters.depth);
+                let depths = piece_of(piece);
                 // V, a point ahead, and before the maps are written, their lines.
                 let from = piece * v_len + v_layout.point;
                 let mut fetch = ahead::spread(

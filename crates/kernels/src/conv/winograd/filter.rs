@@ -68,6 +68,10 @@ impl FilterLayout {
     }
 }
 
+/// Rows of the weight from a row that is read to the one that is fetched meanwhile: its nine stretches of a few lines
+/// are too short, and too far apart, for a processor to foresee.
+const AHEAD: usize = 6;
+
 impl Job for FilterPanel {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
@@ -105,6 +109,12 @@ impl FilterPanel {
             let to = self.to.wrapping_add((k - self.depths.start) * layout.row);
             let left = if k < f.depth { width.min(f.columns - self.first_column) } else { 0 };
             let from = f.weight.wrapping_add(k * f.full_out + self.first_column);
+            for t in 0..9 {
+                let ahead = from.wrapping_add(AHEAD * f.full_out + t * tap);
+                for c in (0..width).step_by(CHUNK) {
+                    S::prefetch(ahead.wrapping_add(c));
+                }
+            }
             let mut c = 0;
             // SAFETY: columns up to `left` are active in the weight; past it nothing is read, and
             // zeros are written up to the panel's width.
@@ -165,6 +175,12 @@ impl FilterPanel {
             let rows = LANES.min(f.columns.saturating_sub(first));
             for t in 0..9 {
                 let from = f.weight.wrapping_add((8 - t) * tap + first * f.full_out + k);
+                // The line of the depths after the next.
+                if k % CHUNK == 0 {
+                    for i in 0..LANES {
+                        S::prefetch(from.wrapping_add(i * f.full_out + CHUNK));
+                    }
+                }
                 // SAFETY: rows past the active input channels are not read, nor columns past the
                 // active output channels; the block has room for 9 x 8 of the widest vectors.
                 unsafe {

@@ -60,7 +60,13 @@ pub(super) struct Tiles<'a> {
     pub channels: Range<usize>,
     pub to: *mut f32,
     pub layout: Layout,
+    /// Whether the pixels are in a core's own cache.
+    pub fetched: bool,
 }
+
+/// From the channels of a tile that are read to those that are fetched meanwhile: a tile's pixels are in more places than a
+/// processor keeps track of.
+const AHEAD: usize = 2 * CHUNK;
 
 /// `V`: the pixels under each tile, two more a side than it has outputs.
 #[derive(Clone)]
@@ -166,6 +172,13 @@ impl Tiles<'_> {
         // tile's own row.
         unsafe {
             while c + S::Wide::LANES <= end {
+                if !self.fetched {
+                    for column in (0..T::read(tile.width)).map(|j| column(j, c + AHEAD)) {
+                        for i in 0..T::read(tile.height) {
+                            S::prefetch(column.start.wrapping_add(i * column.line));
+                        }
+                    }
+                }
                 let sink = self.points(t, c - start, distance);
                 transform::<S::Wide, T>(size, Whole, |j| column(j, c), sink);
                 c += S::Wide::LANES;
@@ -247,6 +260,7 @@ mod tests {
                                 channels: channels.clone(),
                                 to: to.as_mut_ptr(),
                                 layout,
+                                fetched: false,
                             }));
                         }
                         to

@@ -109,6 +109,9 @@ pub(super) struct FilterGradient {
     pub full_out: usize,
 }
 
+/// Rows of the gradient from one that is added to to the one that is fetched meanwhile.
+const AHEAD: usize = 4;
+
 impl Job for FilterGradient {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
@@ -129,6 +132,12 @@ impl FilterGradient {
         for row in self.rows.clone() {
             let from = self.from.wrapping_add((row - self.rows.start) * self.layout.row);
             let to = self.to.wrapping_add(row * self.full_out + self.first_column);
+            for t in 0..9 {
+                let ahead = to.wrapping_add(AHEAD * self.full_out + t * self.tap_stride);
+                for c in (0..self.columns).step_by(CHUNK) {
+                    S::prefetch(ahead.wrapping_add(c));
+                }
+            }
             let mut c = 0;
             // SAFETY: a whole vector of columns is left, or `columns - c`; `dU` is padded to whole
             // vectors.

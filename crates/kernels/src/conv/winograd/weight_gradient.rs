@@ -201,8 +201,9 @@ fn by_tiles(
                     channels.clone(),
                     v.as_mut_ptr(),
                     v_layout,
+                    true,
                 ));
-                isa.run(maps.gradient(&block, tiles, columns, z.as_mut_ptr(), z_layout));
+                isa.run(maps.gradient(&block, tiles, columns, z.as_mut_ptr(), z_layout, true));
                 isa.run(products);
             }
         }
@@ -265,14 +266,14 @@ fn by_blocks(maps: Maps<'_>, grad_weight: &mut [f32], scratch: &mut Scratch) {
                 if piece < pieces {
                     let channels = piece * ROWS..((piece + 1) * ROWS).min(shape.in_channels);
                     let (input, to) = (input.as_ptr(), writer.at(piece * v_len));
-                    isa.run(maps.input(input, &block, range, channels, to, v_layout));
+                    isa.run(maps.input(input, &block, range, channels, to, v_layout, false));
                     return;
                 }
                 for columns in (0..shares.count()).map(|i| shares.get(i)) {
                     let to = writer.at(z_start + tiles * columns.start);
                     let layout = Layout { side, point: z_point, row: columns.len(), chunk: CHUNK };
                     let columns = columns.start..columns.end.min(shape.out_channels);
-                    isa.run(maps.gradient(&block, range.clone(), columns, to, layout));
+                    isa.run(maps.gradient(&block, range.clone(), columns, to, layout, false));
                 }
             }
         });
@@ -360,11 +361,12 @@ impl<'a> Maps<'a> {
         channels: Range<usize>,
         to: *mut f32,
         layout: Layout,
+        fetched: bool,
     ) -> InputTiles<'a> {
         let map =
             Map { batch: self.shape.batch, height: self.shape.height, width: self.shape.width };
         let pixel = self.shape.in_channels;
-        InputTiles(Tiles { block, range, from, map, pixel, channels, to, layout })
+        InputTiles(Tiles { block, range, from, map, pixel, channels, to, layout, fetched })
     }
 
     fn gradient(
@@ -374,11 +376,12 @@ impl<'a> Maps<'a> {
         channels: Range<usize>,
         to: *mut f32,
         layout: Layout,
+        fetched: bool,
     ) -> GradientTiles<'a> {
         let map =
             Map { batch: self.shape.batch, height: self.shape.height, width: self.shape.width };
         let (from, pixel) = (self.grad_output, self.shape.out_channels);
-        GradientTiles(Tiles { block, range, from, map, pixel, channels, to, layout })
+        GradientTiles(Tiles { block, range, from, map, pixel, channels, to, layout, fetched })
     }
 }
 
