@@ -176,7 +176,7 @@ impl FilterPanel {
             for t in 0..9 {
                 let from = f.weight.wrapping_add((8 - t) * tap + first * f.full_out + k);
                 // The line of the depths after the next.
-                if k % CHUNK == 0 {
+                if k.is_multiple_of(CHUNK) {
                     for i in 0..LANES {
                         S::prefetch(from.wrapping_add(i * f.full_out + CHUNK));
                     }
