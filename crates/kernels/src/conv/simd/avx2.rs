@@ -147,6 +147,11 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn prefetch_near(at: *const f32) {
+        prefetch_near(at);
+    }
+
+    #[inline(always)]
     fn prefetch_to_write(at: *const f32) {
         prefetch_to_write(at);
     }
@@ -163,6 +168,13 @@ impl Simd for Avx2 {
 pub(super) fn prefetch(at: *const f32) {
     // SAFETY: a prefetch reads nothing and faults nowhere; SSE is part of x86-64.
     unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) };
+}
+
+/// To the first-level cache.
+#[inline(always)]
+pub(super) fn prefetch_near(at: *const f32) {
+    // SAFETY: as above.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
 }
 
 /// To the second-level cache, as the only owner.

@@ -115,6 +115,11 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn prefetch_near(at: *const f32) {
+        avx2::prefetch_near(at);
+    }
+
+    #[inline(always)]
     fn prefetch_to_write(at: *const f32) {
         avx2::prefetch_to_write(at);
     }

@@ -136,9 +136,13 @@ pub(super) trait Simd: Copy + 'static {
     /// The transpose of an 8 x 8 block.
     fn transpose(rows: [Self::Narrow; LANES]) -> [Self::Narrow; LANES];
 
-    /// Asks for the cache line at an address, which need not be valid.
+    /// Asks for the cache line at an address, which need not be valid: in a core's own cache.
     #[inline(always)]
     fn prefetch(_at: *const f32) {}
+
+    /// The same for a line that is wanted soon: in the first cache.
+    #[inline(always)]
+    fn prefetch_near(_at: *const f32) {}
 
     /// The same for a line that will be overwritten.
     #[inline(always)]

@@ -112,7 +112,7 @@ impl FilterPanel {
             for t in 0..9 {
                 let ahead = from.wrapping_add(AHEAD * f.full_out + t * tap);
                 for c in (0..width).step_by(CHUNK) {
-                    S::prefetch(ahead.wrapping_add(c));
+                    S::prefetch_near(ahead.wrapping_add(c));
                 }
             }
             let mut c = 0;
