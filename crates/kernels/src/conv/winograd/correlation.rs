@@ -20,7 +20,7 @@ use crate::conv::parallel::{
 };
 use crate::conv::product::{CHUNK, Fetch, Panels, Product, Stream, multiply};
 use crate::conv::simd::{Isa, Job, LANES, Simd};
-use crate::norm::{batch_statistics, merge_moments};
+use crate::norm::merge_moments;
 use crate::tile::as_doubles;
 
 /// The size that input and output maps share.
@@ -76,10 +76,7 @@ pub(in crate::conv) fn correlate(
         return;
     }
     let tiling = Tiling::large(map.height, map.width, MANY_CHANNELS_OUTPUTS);
-    by_panels(isa, map, tiling, input.plain(), filters, output, finish, scratch);
-    if let Some(Statistics { mean, var }) = statistics {
-        batch_statistics(filters.columns, output, mean, var, scratch);
-    }
+    by_panels(isa, map, tiling, input.plain(), filters, output, finish, statistics, scratch);
 }
 
 /// The tiles of a map with few channels, of which a thread takes a block end to end.
@@ -130,10 +127,7 @@ fn by_tiles(
     let source_len = source_len(input, &grid);
     let lane = lane_len(u_len + v_len + source_len + m_layout.len(grid.largest()));
     let blocks = grid.blocks();
-    // Where a task has all channels of its pixels, it takes their moments while it still has them in
-    // its cache. A double takes the place of two floats.
-    let fused = groups.count() == 1 && statistics.is_some();
-    let moments = if fused { 2 * filters.columns } else { 0 };
+    let moments = if statistics.is_some() { 2 * filters.columns } else { 0 };
     let (partials, lanes) = scratch.split(2 * moments * blocks, lane);
     let partials = &mut as_doubles(partials)[..moments * blocks];
     let shared = SharedMut::new(partials);
@@ -222,30 +216,31 @@ fn by_tiles(
             isa.run(products);
             isa.run(back);
         }
-        if fused {
-            let pixels = block.pixels();
-            let moments = Moments {
-                x: maps.at(pixels.start * filters.columns),
-                rows: pixels.len(),
-                channels: filters.columns,
-                first: 0,
-                last: filters.columns,
-                moments: shared.at(moments * at),
-            };
-            // SAFETY: these pixels, with all their channels, are this task's, and so are its moments.
-            unsafe { isa.run(ByColumns(moments)) };
+        if moments > 0 {
+            let (x, moments) = (maps.at(0), shared.at(moments * at));
+            let job = block_moments(&block, x, filters.columns, columns.start, width, moments);
+            // SAFETY: these channels of these pixels are this task's, and so are their moments.
+            unsafe { isa.run(job) };
         }
     });
-    match statistics {
-        Some(Statistics { mean, var }) if fused => {
-            let rows = (0..blocks).map(|i| grid.block(i).pixels().len());
-            merge_moments(partials, rows, mean, var);
-        }
-        Some(Statistics { mean, var }) => {
-            batch_statistics(filters.columns, output, mean, var, scratch);
-        }
-        None => {}
+    if let Some(Statistics { mean, var }) = statistics {
+        let rows = (0..blocks).map(|i| grid.block(i).pixels().len());
+        merge_moments(partials, rows, mean, var);
     }
+}
+
+/// The moments of some channels of a block's pixels, while the task that made them has them in its cache.
+fn block_moments(
+    block: &Block,
+    map: *const f32,
+    channels: usize,
+    first: usize,
+    count: usize,
+    moments: *mut f64,
+) -> ByColumns<Moments> {
+    let pixels = block.pixels();
+    let (x, rows) = (map.wrapping_add(pixels.start * channels), pixels.len());
+    ByColumns(Moments { x, rows, channels, first, last: first + count, moments })
 }
 
 /// Many channels: a thread takes a panel of output channels, for all tiles of a chunk.
@@ -257,6 +252,7 @@ fn by_panels(
     filters: Filters,
     output: &mut [f32],
     finish: Finish,
+    statistics: Option<Statistics<'_>>,
     scratch: &mut Scratch,
 ) {
     let grid = Grid::new(tiling, map.batch, SHARED_TILES);
@@ -275,10 +271,16 @@ fn by_panels(
     let u_len = deepest * Layout::by_tile(side, widest).row;
     let (v_len, m_len) = (v_layout.len(tiles), Layout::by_tile(side, widest).len(tiles));
     let lane = lane_len(u_len + m_len);
-    let (v, lanes) = scratch.split(pieces * v_len, lane);
+    let moments = if statistics.is_some() { 2 * filters.columns } else { 0 };
+    let partials_len = (2 * moments * grid.blocks()).next_multiple_of(CHUNK);
+    let (shared, lanes) = scratch.split(partials_len + pieces * v_len, lane);
+    let (partials, v) = shared.split_at_mut(partials_len);
+    let partials = &mut as_doubles(partials)[..moments * grid.blocks()];
+    let sums = SharedMut::new(partials);
     let output = SharedMut::new(output);
 
-    for block in (0..grid.blocks()).map(|i| grid.block(i)) {
+    for at in 0..grid.blocks() {
+        let block = grid.block(at);
         let parts = block.len().div_ceil(SHARED_PART);
         let shared = SharedMut::new(v);
         for_each_task(pieces * parts, lanes, lane, |task, _| {
@@ -361,9 +363,20 @@ fn by_panels(
                 channels: width.min(filters.columns - first),
                 finish,
             };
+            let count = back.channels;
             // SAFETY: these channels of the output are this task's only.
             unsafe { isa.run(back) };
+            if moments > 0 {
+                let (x, moments) = (output.at(0), sums.at(moments * at));
+                let job = block_moments(&block, x, filters.columns, first, count, moments);
+                // SAFETY: as above, and so are their moments.
+                unsafe { isa.run(job) };
+            }
         });
+    }
+    if let Some(Statistics { mean, var }) = statistics {
+        let rows = (0..grid.blocks()).map(|i| grid.block(i).pixels().len());
+        merge_moments(partials, rows, mean, var);
     }
 }
 
