@@ -25,8 +25,9 @@ const LARGE_LANE_FLOATS: usize = 180 << 10;
 const OWN_FLOATS: usize = 176 << 10;
 /// Floats of `dU` that two tasks sum, each half of its rows, so that it stays in the cores' own caches.
 const SPLIT_FLOATS: usize = 700 << 10;
-/// Tiles of a block then: two chunks of depth, and with the usual batches as many blocks for each task.
-const SPLIT_TILES: usize = 32;
+/// Tiles of a block then: many, for each block reads and writes all of `dU`; and with the usual batches as many blocks for each
+/// task.
+const SPLIT_TILES: usize = 64;
 /// Pixels that pay for a copy of `dU`.
 const COPY_PIXELS: usize = 6000;
 /// Most copies of `dU`.
