@@ -160,6 +160,11 @@ impl Fetch {
         Self { also: Ahead::new(stream, self.steps), ..self }
     }
 
+    /// Another stream instead of the one to read besides, in so many steps.
+    pub(super) fn replace_also(&mut self, stream: Stream, steps: usize) {
+        self.also = Ahead::new(stream, steps.max(1));
+    }
+
     #[inline(always)]
     pub(super) fn step<S: Simd>(&mut self) {
         self.read.step(S::prefetch);

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::ahead;
-use super::filter::{FilterLayout, FilterPanel, Filters};
+use super::filter::{FilterLayout, FilterPanel, Filters, Next};
 use super::grid::{Block, Grid, Tiling};
 use super::input::{InputTiles, Tiles, source, source_len};
 use super::layout::Layout;
@@ -197,6 +197,7 @@ fn by_tiles(
             m: m.as_mut_ptr(),
             m_layout,
             accumulate: false,
+            next: None,
         };
         let back = OutputTiles {
             block: &block,
@@ -310,6 +311,13 @@ fn by_panels(
             let m_layout = Layout::by_tile(side, width);
             for piece in 0..pieces {
                 let depths = piece_of(piece);
+                let (next, columns) = if piece + 1 < pieces {
+                    (piece_of(piece + 1), first..end)
+                } else if task + 1 < shares.count() {
+                    (piece_of(0), shares.get(task + 1))
+                } else {
+                    (0..0, 0..0)
+                };
                 // V, a point ahead, and before the maps are written, their lines.
                 let from = piece * v_len + v_layout.point;
                 let mut fetch = ahead::spread(
@@ -337,6 +345,7 @@ fn by_panels(
                     m: m.as_mut_ptr(),
                     m_layout,
                     accumulate: piece > 0,
+                    next: Some(Next { filters, depths: next, columns }),
                 };
                 let transform = FilterPanel {
                     filters,
@@ -393,6 +402,8 @@ struct BlockProducts<'a> {
     m: *mut f32,
     m_layout: Layout,
     accumulate: bool,
+    /// Whose weights are fetched meanwhile.
+    next: Option<Next>,
 }
 
 impl Job for BlockProducts<'_> {
@@ -401,6 +412,15 @@ impl Job for BlockProducts<'_> {
         let (from, to) = (self.v_layout, self.m_layout);
         for point in 0..from.points() {
             let tiles = self.block.using(point / from.side, point % from.side);
+            if let Some(next) = &self.next {
+                // A tap during every few points.
+                let few = from.points() / 9;
+                if point.is_multiple_of(few) && point / few < 9 {
+                    let steps = few * tiles.len().div_ceil(8) * self.depth.div_ceil(CHUNK);
+                    // SAFETY: the caller lends it.
+                    unsafe { (*self.fetch).replace_also(next.tap(point / few), steps) };
+                }
+            }
             let v = self.v.wrapping_add(point * from.point + tiles.start * from.row);
             let m = self.m.wrapping_add(point * to.point + tiles.start * to.row);
             for (first, units) in self.panels.iter() {

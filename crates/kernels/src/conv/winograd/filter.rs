@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::layout::{Distance, Far, Layout, Near};
 use super::points::{by_points, filter};
-use crate::conv::product::CHUNK;
+use crate::conv::product::{CHUNK, Stream};
 use crate::conv::simd::{Access, First, Job, LANES, Simd, Vector, Whole};
 
 /// Where a product's filters come from.
@@ -27,6 +27,25 @@ pub(in crate::conv) struct Filters {
 unsafe impl Send for Filters {}
 // SAFETY: as above.
 unsafe impl Sync for Filters {}
+
+/// Filters that are made next, to be fetched ahead.
+pub(super) struct Next {
+    pub filters: Filters,
+    pub depths: Range<usize>,
+    pub columns: Range<usize>,
+}
+
+impl Next {
+    /// The weights of one tap.
+    pub(super) fn tap(&self, tap: usize) -> Stream {
+        let Self { filters: f, depths, columns } = self;
+        let depths = depths.start..depths.end.min(f.depth);
+        let columns = columns.start..columns.end.min(f.columns);
+        let (rows, row) = if f.transposed { (columns, depths) } else { (depths, columns) };
+        let at = tap * f.full_in * f.full_out + rows.start * f.full_out + row.start;
+        Stream::stretches(f.weight.wrapping_add(at), rows.len(), row.len(), f.full_out)
+    }
+}
 
 /// Transforms the filters of some depths (a multiple of [`LANES`] at the start, padded to one at the
 /// end) and one panel.
