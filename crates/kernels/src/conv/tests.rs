@@ -226,6 +226,8 @@ fn wide_layers() {
     // Tiles of 5 outputs a side, followed by every shorter one, in one dimension or in both.
     let maps = [[2, 11, 5], [2, 17, 17], [2, 13, 13], [2, 14, 14], [3, 5, 5], [2, 10, 7]];
     check_all(&maps, &[[200, 184]], &[[3, 1]]);
+    // Filters in two and in three pieces, with rests of channels everywhere.
+    check_all(&[[3, 1, 1], [2, 3, 5], [2, 7, 7]], &[[299, 75], [75, 531]], &[[3, 1]]);
 }
 
 /// Several blocks of tiles and several chunks of pixels.
@@ -237,6 +239,7 @@ fn large_maps_and_batches() {
     check_all(&[[2, 64, 64]], &[[1, 12]], &[[3, 1]]);
     // Filters and weight gradients too large for a core's cache, and more than one block of tiles.
     check_all(&[[17, 14, 14], [50, 7, 7]], &[[256, 208]], &[[3, 1]]);
+    check_all(&[[17, 14, 14], [1, 60, 9]], &[[267, 77]], &[[3, 1]]);
     // Several copies of a weight gradient, each of several blocks.
     check_all(&[[62, 14, 14]], &[[16, 24]], &[[3, 1]]);
     // Strided weight gradients that are, with several parts of the pixels and several blocks.
@@ -316,6 +319,7 @@ fn threads_do_not_change_a_bit() {
         ([16, 7, 7], [256, 208], [3, 1]),
         ([9, 14, 14], [128, 96], [3, 1]),
         ([17, 14, 14], [256, 208], [3, 1]),
+        ([17, 14, 14], [267, 77], [3, 1]),
         ([9, 15, 15], [24, 40], [3, 2]),
         ([4, 56, 56], [3, 16], [7, 2]),
         ([6, 28, 28], [1, 32], [3, 1]),

@@ -13,7 +13,10 @@ use std::collections::BTreeSet;
 /// takes batches of 6 and more: of 24 channels and more at stride 2, and at stride 1 of 40 and more, or of 32 on large maps (of
 /// fewer than 64, some of a layer's operations only).
 const DIRECT: f64 = 1e-6;
-const WINOGRAD: f64 = 6e-6;
+const WINOGRAD: f64 = 4e-6;
+/// Where filters are too many to be kept whole, they are summed in larger pieces.
+const WINOGRAD_OF_MANY: f64 = 6e-6;
+const MANY_FILTERS: usize = 19_000;
 const MATRIX_UNIT_AT_STRIDE_2: f64 = 5e-6;
 const MATRIX_UNIT: f64 = 1.2e-5;
 
@@ -82,6 +85,9 @@ fn check(space: &SearchSpace, arch: &Arch, batch: usize) -> [f64; 2] {
         let fast = unit || shape.kernel == 3 && shape.stride == 1;
         let bound = match (fast, unit) {
             (false, _) => DIRECT,
+            (true, false) if layer.in_channels * layer.out_channels > MANY_FILTERS => {
+                WINOGRAD_OF_MANY
+            }
             (true, false) => WINOGRAD,
             (true, true) if shape.stride > 1 => MATRIX_UNIT_AT_STRIDE_2,
             (true, true) => MATRIX_UNIT,

@@ -140,13 +140,13 @@ pub(super) trait Simd: Copy + 'static {
     #[inline(always)]
     fn prefetch(_at: *const f32) {}
 
-    /// The same for a line that is wanted soon: in the first cache.
-    #[inline(always)]
-    fn prefetch_near(_at: *const f32) {}
-
     /// The same for a line that will be overwritten.
     #[inline(always)]
     fn prefetch_to_write(_at: *const f32) {}
+
+    /// The same for a line that is read soon: in the first cache.
+    #[inline(always)]
+    fn prefetch_near(_at: *const f32) {}
 
     /// Runs the job compiled for this instruction set.
     ///

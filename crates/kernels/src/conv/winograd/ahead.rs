@@ -1,10 +1,11 @@
-//! Fetching the maps under the next block of tiles while the products of this one run.
+//! Fetching the maps under the next block of tiles, and the weights of the next filters, while products run.
 //!
 //! The products work within a core's own cache and leave the path to memory idle; the transforms
 //! then wait for memory and leave the arithmetic idle. A prefetch now and then in the products
 //! brings the next block's pixels to the second-level cache in between. In bursts they would fill
 //! the miss buffers and stop the products, so they are spread as thinly as they can be.
 
+use super::filter::Next;
 use super::grid::Block;
 use crate::conv::product::{CHUNK, Fetch, Stream};
 
@@ -34,6 +35,27 @@ pub(super) fn spread(
     rows: usize,
     depth: usize,
 ) -> Fetch {
-    let steps = points * panels * rows.div_ceil(8) * depth.div_ceil(CHUNK);
-    Fetch::new(read, other, write, steps)
+    Fetch::new(read, other, write, points * panels * steps(rows, depth))
+}
+
+/// Steps of `rows` rows of `depth`, in register tiles of about 8 rows.
+fn steps(rows: usize, depth: usize) -> usize {
+    rows.div_ceil(8) * depth.div_ceil(CHUNK)
+}
+
+/// Before the products at `point`, of so many: the weights of a tap during every few of them. On maps whose
+/// tiles lack the points of a tap its weights are not fetched.
+pub(super) fn a_tap_each(
+    next: &Next,
+    fetch: &mut Fetch,
+    point: usize,
+    points: usize,
+    rows: usize,
+    depth: usize,
+) {
+    const TAPS: usize = 9;
+    let few = points / TAPS;
+    if point.is_multiple_of(few) && point / few < TAPS {
+        fetch.replace_also(next.tap(point / few), few * steps(rows, depth));
+    }
 }

@@ -46,12 +46,12 @@ const LARGE_LANE_FLOATS: usize = 120 << 10;
 const FILTER_FLOATS: usize = 700 << 10;
 /// Floats of `U` that stay in a core's own cache beside those buffers.
 const GROUP_FLOATS: usize = 290 << 10;
-/// Most depth of a piece of `U` when it is not. Pieces of 64 stay in a core's own cache, but their sums then
-/// go to and fro as often.
+/// Most depth of a piece of `U` when it is not. Pieces of 64 stay in a core's own cache, but sums go to and
+/// fro once for each.
 const DEPTH: usize = 256;
 /// Tiles that a task transforms then: few, for there are few.
 const SHARED_PART: usize = 4;
-/// Most tiles of a block then: their products with a panel, and a piece of `V`, stay in a core's own
+/// Most tiles of a block then: their products with a panel, and `V` of a point, stay in a core's own
 /// cache. Each block transforms all filters.
 const SHARED_TILES: usize = 96;
 /// Floats of `U` up to which large tiles pay: a point more costs a core's own cache more than the
@@ -128,6 +128,7 @@ fn by_tiles(
     let lane = lane_len(u_len + v_len + source_len + m_layout.len(grid.largest()));
     let blocks = grid.blocks();
     let moments = if statistics.is_some() { 2 * filters.columns } else { 0 };
+    // A double takes the place of two floats.
     let (partials, lanes) = scratch.split(2 * moments * blocks, lane);
     let partials = &mut as_doubles(partials)[..moments * blocks];
     let shared = SharedMut::new(partials);
@@ -274,14 +275,14 @@ fn by_panels(
     let lane = lane_len(u_len + m_len);
     let moments = if statistics.is_some() { 2 * filters.columns } else { 0 };
     let partials_len = (2 * moments * grid.blocks()).next_multiple_of(CHUNK);
-    let (shared, lanes) = scratch.split(partials_len + pieces * v_len, lane);
-    let (partials, v) = shared.split_at_mut(partials_len);
+    let (buffers, lanes) = scratch.split(partials_len + pieces * v_len, lane);
+    let (partials, v) = buffers.split_at_mut(partials_len);
     let partials = &mut as_doubles(partials)[..moments * grid.blocks()];
     let sums = SharedMut::new(partials);
     let output = SharedMut::new(output);
 
-    for at in 0..grid.blocks() {
-        let block = grid.block(at);
+    for i in 0..grid.blocks() {
+        let block = grid.block(i);
         let parts = block.len().div_ceil(SHARED_PART);
         let shared = SharedMut::new(v);
         for_each_task(pieces * parts, lanes, lane, |task, _| {
@@ -311,13 +312,13 @@ fn by_panels(
             let m_layout = Layout::by_tile(side, width);
             for piece in 0..pieces {
                 let depths = piece_of(piece);
-                let (next, columns) = if piece + 1 < pieces {
-                    (piece_of(piece + 1), first..end)
-                } else if task + 1 < shares.count() {
-                    (piece_of(0), shares.get(task + 1))
+                let next = if piece + 1 < pieces {
+                    Some((piece + 1, first..end))
                 } else {
-                    (0..0, 0..0)
+                    (task + 1 < shares.count()).then(|| (0, shares.get(task + 1)))
                 };
+                let next =
+                    next.map(|(piece, columns)| Next { filters, depths: piece_of(piece), columns });
                 // V, a point ahead, and before the maps are written, their lines.
                 let from = piece * v_len + v_layout.point;
                 let mut fetch = ahead::spread(
@@ -345,7 +346,7 @@ fn by_panels(
                     m: m.as_mut_ptr(),
                     m_layout,
                     accumulate: piece > 0,
-                    next: Some(Next { filters, depths: next, columns }),
+                    next,
                 };
                 let transform = FilterPanel {
                     filters,
@@ -376,7 +377,7 @@ fn by_panels(
             // SAFETY: these channels of the output are this task's only.
             unsafe { isa.run(back) };
             if moments > 0 {
-                let (x, moments) = (output.at(0), sums.at(moments * at));
+                let (x, moments) = (output.at(0), sums.at(moments * i));
                 let job = block_moments(&block, x, filters.columns, first, count, moments);
                 // SAFETY: as above, and so are their moments.
                 unsafe { isa.run(job) };
@@ -413,13 +414,11 @@ impl Job for BlockProducts<'_> {
         for point in 0..from.points() {
             let tiles = self.block.using(point / from.side, point % from.side);
             if let Some(next) = &self.next {
-                // A tap during every few points.
-                let few = from.points() / 9;
-                if point.is_multiple_of(few) && point / few < 9 {
-                    let steps = few * tiles.len().div_ceil(8) * self.depth.div_ceil(CHUNK);
-                    // SAFETY: the caller lends it.
-                    unsafe { (*self.fetch).replace_also(next.tap(point / few), steps) };
-                }
+                let [points, rows] = [from.points(), self.block.len()];
+                // SAFETY: the caller lends it.
+                unsafe {
+                    ahead::a_tap_each(next, &mut *self.fetch, point, points, rows, self.depth)
+                };
             }
             let v = self.v.wrapping_add(point * from.point + tiles.start * from.row);
             let m = self.m.wrapping_add(point * to.point + tiles.start * to.row);

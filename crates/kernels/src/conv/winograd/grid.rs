@@ -79,7 +79,7 @@ impl Tiling {
     }
 
     /// Tiles of an image.
-    fn tiles(self) -> usize {
+    pub(super) fn tiles(self) -> usize {
         self.rows.count * self.columns.count
     }
 }

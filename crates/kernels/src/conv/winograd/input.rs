@@ -172,7 +172,7 @@ impl Tiles<'_> {
         // tile's own row.
         unsafe {
             while c + S::Wide::LANES <= end {
-                if !self.fetched {
+                if !self.fetched && (c - start).is_multiple_of(CHUNK) {
                     for column in (0..T::read(tile.width)).map(|j| column(j, c + AHEAD)) {
                         for i in 0..T::read(tile.height) {
                             S::prefetch(column.start.wrapping_add(i * column.line));

@@ -16,7 +16,7 @@ pub(super) struct Layout {
 impl Layout {
     /// A tile's points side by side: `[tile][chunk][point]`. The transforms write and read one
     /// stretch of memory at constant distances, and the products take a line here and a line there,
-    /// which is free as long as the buffer is in a core's own cache.
+    /// which is free as long as the buffer is in a core's own cache, and cheap where it is read once.
     pub(super) fn by_tile(side: usize, channels: usize) -> Self {
         // 64 lines would put all chunks of a tile into the same sets of the first-level cache.
         let lines = side * side + usize::from(side * side == 64);

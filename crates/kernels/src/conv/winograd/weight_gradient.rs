@@ -25,8 +25,7 @@ const LARGE_LANE_FLOATS: usize = 180 << 10;
 const OWN_FLOATS: usize = 176 << 10;
 /// Floats of `dU` that two tasks sum, each half of its rows, so that it stays in the cores' own caches.
 const SPLIT_FLOATS: usize = 700 << 10;
-/// Tiles of a block then: many, for each block reads and writes all of `dU`; and with the usual batches as many blocks for each
-/// task.
+/// Tiles of a block then, unless that is more than half of them: many, for each block reads and writes all of `dU`.
 const SPLIT_TILES: usize = 64;
 /// Pixels that pay for a copy of `dU`.
 const COPY_PIXELS: usize = 6000;
@@ -101,7 +100,11 @@ impl Copies {
         let per_tile = floats(shape.in_channels) + floats(shape.out_channels);
         let split = all_floats(tiling, shape) > OWN_FLOATS;
         let lane_floats = if tiling.is_small() { LANE_FLOATS } else { LARGE_LANE_FLOATS };
-        let target = if split { SPLIT_TILES } else { (lane_floats / per_tile).clamp(24, 64) };
+        let target = if split {
+            SPLIT_TILES.min((shape.batch * tiling.tiles()).div_ceil(2))
+        } else {
+            (lane_floats / per_tile).clamp(24, 64)
+        };
         let grid = Grid::new(tiling, shape.batch, target);
         // Powers of two spread evenly over threads.
         let (count, least) = if split {
