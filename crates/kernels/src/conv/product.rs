@@ -160,9 +160,9 @@ impl Fetch {
         Self { also: Ahead::new(stream, self.steps), ..self }
     }
 
-    /// Another stream instead of the one to read besides, in so many steps.
+    /// Another stream instead of the one to read besides, in so many steps, at least one.
     pub(super) fn replace_also(&mut self, stream: Stream, steps: usize) {
-        self.also = Ahead::new(stream, steps.max(1));
+        self.also = Ahead::new(stream, steps);
     }
 
     #[inline(always)]

@@ -9,6 +9,9 @@ use super::filter::Next;
 use super::grid::Block;
 use crate::conv::product::{CHUNK, Fetch, Stream};
 
+/// Of a filter.
+const TAPS: usize = 9;
+
 /// The pixels of `next` in a map `[pixel][pixel_floats]`: `channels` of each, from `map` on.
 pub(super) fn stream(
     next: Option<Block>,
@@ -43,6 +46,14 @@ fn steps(rows: usize, depth: usize) -> usize {
     rows.div_ceil(8) * depth.div_ceil(CHUNK)
 }
 
+/// Fetches some columns of a row of all taps.
+#[inline(always)]
+pub(super) fn taps(row: *const f32, tap: usize, columns: usize, fetch: impl Fn(*const f32)) {
+    for row in (0..TAPS).map(|t| row.wrapping_add(t * tap)) {
+        (0..columns).step_by(CHUNK).for_each(|c| fetch(row.wrapping_add(c)));
+    }
+}
+
 /// Before the products at `point`, of so many: the weights of a tap during every few of them. On maps whose
 /// tiles lack the points of a tap its weights are not fetched.
 pub(super) fn a_tap_each(
@@ -53,7 +64,6 @@ pub(super) fn a_tap_each(
     rows: usize,
     depth: usize,
 ) {
-    const TAPS: usize = 9;
     let few = points / TAPS;
     if point.is_multiple_of(few) && point / few < TAPS {
         fetch.replace_also(next.tap(point / few), few * steps(rows, depth));

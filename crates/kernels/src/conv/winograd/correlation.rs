@@ -362,6 +362,7 @@ fn by_panels(
                     isa.run(products);
                 }
             }
+            let count = width.min(filters.columns - first);
             let back = OutputTiles {
                 block: &block,
                 from: m.as_ptr(),
@@ -370,10 +371,9 @@ fn by_panels(
                 map,
                 pixel: filters.columns,
                 first,
-                channels: width.min(filters.columns - first),
+                channels: count,
                 finish,
             };
-            let count = back.channels;
             // SAFETY: these channels of the output are this task's only.
             unsafe { isa.run(back) };
             if moments > 0 {

@@ -3,6 +3,7 @@
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
+use super::ahead;
 use super::layout::{Distance, Far, Layout, Near};
 use super::points::{by_points, filter};
 use crate::conv::product::{CHUNK, Stream};
@@ -128,12 +129,7 @@ impl FilterPanel {
             let to = self.to.wrapping_add((k - self.depths.start) * layout.row);
             let left = if k < f.depth { width.min(f.columns - self.first_column) } else { 0 };
             let from = f.weight.wrapping_add(k * f.full_out + self.first_column);
-            for t in 0..9 {
-                let ahead = from.wrapping_add(AHEAD * f.full_out + t * tap);
-                for c in (0..width).step_by(CHUNK) {
-                    S::prefetch_near(ahead.wrapping_add(c));
-                }
-            }
+            ahead::taps(from.wrapping_add(AHEAD * f.full_out), tap, width, S::prefetch_near);
             let mut c = 0;
             // SAFETY: columns up to `left` are active in the weight; past it nothing is read, and
             // zeros are written up to the panel's width.

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::ahead;
 use super::correlation::Map;
 use super::grid::{Block, Tile};
 use super::layout::{Distance, Far, Layout, Near};
@@ -132,12 +133,8 @@ impl FilterGradient {
         for row in self.rows.clone() {
             let from = self.from.wrapping_add((row - self.rows.start) * self.layout.row);
             let to = self.to.wrapping_add(row * self.full_out + self.first_column);
-            for t in 0..9 {
-                let ahead = to.wrapping_add(AHEAD * self.full_out + t * self.tap_stride);
-                for c in (0..self.columns).step_by(CHUNK) {
-                    S::prefetch(ahead.wrapping_add(c));
-                }
-            }
+            let ahead = to.wrapping_add(AHEAD * self.full_out);
+            ahead::taps(ahead, self.tap_stride, self.columns, S::prefetch);
             let mut c = 0;
             // SAFETY: a whole vector of columns is left, or `columns - c`; `dU` is padded to whole
             // vectors.

@@ -51,8 +51,9 @@ pub(in crate::conv) fn weight_gradient(
     grad_weight: &mut [f32],
     scratch: &mut Scratch,
 ) {
-    let maps = Maps { isa, shape, input, grad_output };
-    if let Some(tiling) = few_channels(shape) {
+    let few = few_channels(shape);
+    let maps = Maps { isa, shape, input, grad_output, fetched: few.is_some() };
+    if let Some(tiling) = few {
         by_tiles(maps, tiling, norm, grad_weight, scratch);
     } else {
         assert!(norm.is_none(), "several tasks would each make the gradient of a block");
@@ -205,9 +206,8 @@ fn by_tiles(
                     channels.clone(),
                     v.as_mut_ptr(),
                     v_layout,
-                    true,
                 ));
-                isa.run(maps.gradient(&block, tiles, columns, z.as_mut_ptr(), z_layout, true));
+                isa.run(maps.gradient(&block, tiles, columns, z.as_mut_ptr(), z_layout));
                 isa.run(products);
             }
         }
@@ -270,14 +270,14 @@ fn by_blocks(maps: Maps<'_>, grad_weight: &mut [f32], scratch: &mut Scratch) {
                 if piece < pieces {
                     let channels = piece * ROWS..((piece + 1) * ROWS).min(shape.in_channels);
                     let (input, to) = (input.as_ptr(), writer.at(piece * v_len));
-                    isa.run(maps.input(input, &block, range, channels, to, v_layout, false));
+                    isa.run(maps.input(input, &block, range, channels, to, v_layout));
                     return;
                 }
                 for columns in (0..shares.count()).map(|i| shares.get(i)) {
                     let to = writer.at(z_start + tiles * columns.start);
                     let layout = Layout { side, point: z_point, row: columns.len(), chunk: CHUNK };
                     let columns = columns.start..columns.end.min(shape.out_channels);
-                    isa.run(maps.gradient(&block, range.clone(), columns, to, layout, false));
+                    isa.run(maps.gradient(&block, range.clone(), columns, to, layout));
                 }
             }
         });
@@ -347,6 +347,8 @@ struct Maps<'a> {
     input: Reading<'a>,
     /// Of the output's size.
     grad_output: *const f32,
+    /// Whether products fetch both.
+    fetched: bool,
 }
 
 // SAFETY: the gradient is a slice that outlives the call. It is only read, but for a block's pixels by the
@@ -365,11 +367,10 @@ impl<'a> Maps<'a> {
         channels: Range<usize>,
         to: *mut f32,
         layout: Layout,
-        fetched: bool,
     ) -> InputTiles<'a> {
         let map =
             Map { batch: self.shape.batch, height: self.shape.height, width: self.shape.width };
-        let pixel = self.shape.in_channels;
+        let (pixel, fetched) = (self.shape.in_channels, self.fetched);
         InputTiles(Tiles { block, range, from, map, pixel, channels, to, layout, fetched })
     }
 
@@ -380,11 +381,11 @@ impl<'a> Maps<'a> {
         channels: Range<usize>,
         to: *mut f32,
         layout: Layout,
-        fetched: bool,
     ) -> GradientTiles<'a> {
         let map =
             Map { batch: self.shape.batch, height: self.shape.height, width: self.shape.width };
         let (from, pixel) = (self.grad_output, self.shape.out_channels);
+        let fetched = self.fetched;
         GradientTiles(Tiles { block, range, from, map, pixel, channels, to, layout, fetched })
     }
 }
