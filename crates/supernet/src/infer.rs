@@ -70,12 +70,14 @@ pub(crate) fn run<'m, B: Backend>(
 ) -> Result<VectorView<'m, B>, SupernetError> {
     let batch = B::batch(plan, images)?;
     let Memory { x, out, inner, folding, head } = memory;
+    // The references take turns, not the maps: each keeps the size of its part from pass to pass.
+    let (mut x, mut out) = (x, out);
     let folded = Folded { backend, params, batch, folding };
     let mut layers = Shared { folded, buffers };
     stem(&mut layers, plan, images, inner, x)?;
     for planned in &plan.blocks {
         block(&mut layers, planned, x, inner, out)?;
-        std::mem::swap(x, out);
+        std::mem::swap(&mut x, &mut out);
     }
     logits(layers.backend(), plan, params, batch, x, head)
 }
@@ -125,6 +127,7 @@ pub(crate) fn block<B: Backend>(
     out: &mut B::Map,
 ) -> Result<(), SupernetError> {
     let Inner { hidden: [h0, h1], shortcut } = inner;
+    let (mut h0, mut h1) = (h0, h1);
     if let Some(conv) = &block.projection {
         layers.conv(conv, x.view(), None, false, shortcut)?;
     }
@@ -136,7 +139,7 @@ pub(crate) fn block<B: Backend>(
             layers.conv(conv, input, Some(residual.view()), true, out)?;
         } else {
             layers.conv(conv, input, None, true, h1)?;
-            std::mem::swap(h0, h1);
+            std::mem::swap(&mut h0, &mut h1);
         }
     }
     Ok(())

@@ -171,6 +171,8 @@ impl Siblings<'_> {
         } else {
             let len = widest.first_len(*batch);
             put_leading(channels, grad, all, with_room(&mut siblings.grad, siblings.room, len));
+            // Where there are several subnets, sooner or later one has a narrower stem.
+            siblings.first.reserve(siblings.room);
         }
     }
 
