@@ -145,8 +145,7 @@ impl Fixture {
 const WARM_UP: u64 = 3;
 const COUNTED: u64 = 8;
 
-/// The widest network at every depth that moves a later stage to another place among the blocks: the maps
-/// of an evaluation take turns from block to block, and no subnet needs more of any than one of these.
+/// The widest network at every depth that moves a later stage to another place among the blocks.
 fn widest(f: &Fixture) -> Vec<Plan> {
     let mut arch = f.space.largest();
     let mut archs = vec![arch.clone()];
@@ -163,7 +162,6 @@ fn widest(f: &Fixture) -> Vec<Plan> {
 fn steady(what: &str, f: &Fixture, mut step: impl FnMut(u64, &[Plan])) {
     // `KEEP` times the largest: no later list of tensors is longer.
     step(0, &vec![f.largest.clone(); KEEP]);
-    step(0, &widest(f));
     for i in 1..=WARM_UP {
         step(i, &f.plans(i));
     }
@@ -271,6 +269,36 @@ fn steps_allocate_nothing_and_plans_little() {
     let ((), _, first) = allocated(|| step(&plans[plans.len() - 1..]));
     let ((), _, later) = allocated(|| step(&plans));
     assert!(later < first / 10, "{first} bytes at the first step, {later} at another");
+
+    // Of several subnets, those with narrower stems take no map that the first step did not.
+    let mut learner = mini.learner(BnMode::Tracked);
+    let mut step = |plans: &[Plan]| {
+        let report = learner.step(5e-4, plans, &mini.images, &mini.labels, None);
+        report.map(|_| ()).unwrap();
+    };
+    let narrow = (1..).flat_map(|i| mini.plans(i));
+    let stem = mini.largest.stem_channels();
+    let mut narrow: Vec<_> = narrow.filter(|p| p.stem_channels() < stem).take(KEEP - 1).collect();
+    narrow.push(mini.largest.clone());
+    step(&vec![mini.largest.clone(); KEEP]);
+    let ((), _, bytes) = allocated(|| step(&narrow));
+    // Its resolution is that of the images.
+    let map = size_of_val(&mini.images[..]) / mini.space.channels * stem;
+    assert!(bytes < map / 2, "{bytes} bytes for narrower stems, whose maps have {map}");
+
+    // An evaluation takes all of its memory in its first pass, be its blocks even or odd in number: each map keeps its place.
+    pool.install(|| {
+        let Fixture { weights: Weights { params, buffers }, images, .. } = &pooled;
+        for plan in &widest(&pooled) {
+            let mut session = Session::new();
+            let mut pass = || {
+                session.infer(plan, params, buffers, images).unwrap();
+            };
+            pass();
+            let ((), calls, bytes) = allocated(pass);
+            assert_eq!((calls, bytes), (0, 0), "a second evaluation: allocations and their bytes");
+        }
+    });
 
     // What a step's subnets take before it: a fraction of one image's activations.
     let (_, calls, bytes) = allocated(|| mini.plans(1));
