@@ -143,7 +143,8 @@ mod tests {
     fn every_float_is_in_exactly_one_strip_under_its_own_channel() {
         for channels in [1, 3, 8, 24, 200, 511, 512, 513, 1030] {
             let tiling = Tiling::new(channels);
-            for rows in [1, 2, 7, 70] {
+            // Miri would be long at the last.
+            for rows in [1, 2, 7, 70].into_iter().take(if cfg!(miri) { 3 } else { 4 }) {
                 let len = rows * channels;
                 let mut seen = vec![0; len];
                 for block in tiling.blocks() {

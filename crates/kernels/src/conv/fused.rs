@@ -3,12 +3,12 @@
 //! memory.
 
 use super::columns::InputGradient;
-#[cfg(target_arch = "x86_64")]
-use super::matrix;
 use super::{
-    ConvShape, Input, Isa, by_winograd, conv_backward_weight_on, span, sums_by_matrix,
-    sums_normalise, weight_gradient, winograd,
+    ConvShape, Input, Isa, by_winograd, conv_backward_weight_on, span, sums_normalise,
+    weight_gradient, winograd,
 };
+#[cfg(target_arch = "x86_64")]
+use super::{matrix, sums_by_matrix};
 use crate::Scratch;
 use crate::norm::{Norm, norm_backward, sums};
 
