@@ -162,6 +162,8 @@ fn by_tiles(
         }
         let (v, lane) = lane.split_at_mut(v_len);
         let (lines, m) = lane.split_at_mut(source_len);
+        // One pointer to each for all that write and read it: of two, either would end the other's right to.
+        let (v, m) = (v.as_mut_ptr(), m.as_mut_ptr());
         let tiles = InputTiles(Tiles {
             block: &block,
             range: 0..block.len(),
@@ -170,7 +172,7 @@ fn by_tiles(
             map,
             pixel: filters.depth,
             channels: 0..filters.depth,
-            to: v.as_mut_ptr(),
+            to: v,
             layout: v_layout,
             fetched: true,
         });
@@ -190,19 +192,19 @@ fn by_tiles(
             block: &block,
             fetch: &mut fetch,
             depth: filters.depth,
-            v: v.as_ptr(),
+            v,
             v_layout,
             u: u.as_ptr(),
             u_layout,
             panels,
-            m: m.as_mut_ptr(),
+            m,
             m_layout,
             accumulate: false,
             next: None,
         };
         let back = OutputTiles {
             block: &block,
-            from: m.as_ptr(),
+            from: m,
             layout: m_layout,
             to: maps.at(0),
             map,
@@ -306,6 +308,7 @@ fn by_panels(
 
         for_each_task(shares.count(), lanes, lane, |task, lane| {
             let (u, m) = lane.split_at_mut(u_len);
+            let (u, m) = (u.as_mut_ptr(), m.as_mut_ptr());
             let Range { start: first, end } = shares.get(task);
             let width = end - first;
             let units = width / LANES;
@@ -340,10 +343,10 @@ fn by_panels(
                     depth: depths.len(),
                     v: v[piece * v_len..].as_ptr(),
                     v_layout,
-                    u: u.as_ptr(),
+                    u,
                     u_layout: FilterLayout::ByDepth { side },
                     panels: Panels::new(width, units, 0),
-                    m: m.as_mut_ptr(),
+                    m,
                     m_layout,
                     accumulate: piece > 0,
                     next,
@@ -353,7 +356,7 @@ fn by_panels(
                     depths: depths.start..depths.end.next_multiple_of(LANES),
                     first_column: first,
                     units,
-                    to: u.as_mut_ptr(),
+                    to: u,
                     layout: Layout::by_tile(side, width),
                 };
                 // SAFETY: `U` and `M` have room for the widest panel.
@@ -365,7 +368,7 @@ fn by_panels(
             let count = width.min(filters.columns - first);
             let back = OutputTiles {
                 block: &block,
-                from: m.as_ptr(),
+                from: m,
                 layout: m_layout,
                 to: output.at(0),
                 map,

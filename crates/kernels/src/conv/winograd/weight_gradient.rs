@@ -152,6 +152,8 @@ fn by_tiles(
         let (copy, piece) = (task / pieces, task % pieces);
         let (v, lane) = lane.split_at_mut(v_len);
         let (lines, z) = lane.split_at_mut(source_len);
+        // One pointer to each for all that write and read it: of two, either would end the other's right to.
+        let (v, lines, z) = (v.as_mut_ptr(), lines.as_mut_ptr(), z.as_mut_ptr());
         let channels = part(shape.in_channels, CHUNK, pieces, piece);
         let blocks = part(grid.blocks(), 1, copies, copy);
         for i in blocks.clone() {
@@ -180,9 +182,9 @@ fn by_tiles(
                 block: &block,
                 fetch: &mut fetch,
                 rows: channels.len(),
-                v: v.as_ptr(),
+                v,
                 v_layout,
-                z: z.as_ptr(),
+                z,
                 z_layout,
                 panels,
                 u: shared.at(copy * u_len + channels.start * u_layout.row),
@@ -197,17 +199,9 @@ fn by_tiles(
                 if let Some(norm) = norm {
                     isa.run(ByColumns(norm.part(block.pixels())));
                 }
-                let (some, lines) = (channels.clone(), lines.as_mut_ptr());
-                let from = source(isa, maps.input, &block, some, lines);
-                isa.run(maps.input(
-                    from,
-                    &block,
-                    tiles.clone(),
-                    channels.clone(),
-                    v.as_mut_ptr(),
-                    v_layout,
-                ));
-                isa.run(maps.gradient(&block, tiles, columns, z.as_mut_ptr(), z_layout));
+                let from = source(isa, maps.input, &block, channels.clone(), lines);
+                isa.run(maps.input(from, &block, tiles.clone(), channels.clone(), v, v_layout));
+                isa.run(maps.gradient(&block, tiles, columns, z, z_layout));
                 isa.run(products);
             }
         }
@@ -287,6 +281,7 @@ fn by_blocks(maps: Maps<'_>, grad_weight: &mut [f32], scratch: &mut Scratch) {
             let (piece, columns) = (task % pieces, shares.get(task / pieces));
             let rows = piece * ROWS..((piece + 1) * ROWS).min(shape.in_channels);
             let u_layout = Layout::by_tile(side, columns.len());
+            let u = u.as_mut_ptr();
             // Both operands, a point ahead.
             let (v, z) = (&v[piece * v_len..(piece + 1) * v_len], &z[tiles * columns.start..]);
             let z_ahead = Stream::stretches(
@@ -313,12 +308,12 @@ fn by_blocks(maps: Maps<'_>, grad_weight: &mut [f32], scratch: &mut Scratch) {
                 z: z.as_ptr(),
                 z_layout: Layout { side, point: z_point, row: columns.len(), chunk: CHUNK },
                 panels: isa.panels(columns.len()),
-                u: u.as_mut_ptr(),
+                u,
                 u_layout,
                 accumulate: false,
             };
             let back = FilterGradient {
-                from: u.as_ptr(),
+                from: u,
                 copies: 1,
                 copy_stride: 0,
                 layout: u_layout,
