@@ -184,6 +184,17 @@ fn every_small_map() {
     }
 }
 
+/// What layers of many channels do, on few pixels, for Miri: filters in pieces and in panels, sums that two tasks share and
+/// blocks of them. `conv::tests` has larger ones.
+#[test]
+fn wide_layers_of_few_pixels() {
+    for (map, channels) in [([2, 3, 4], [80, 72]), ([1, 4, 4], [152, 136])] {
+        for kernel in [[3, 1], [3, 2]] {
+            Case::new(shape(map, channels, kernel), 4).check();
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 96 }))]
 
