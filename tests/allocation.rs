@@ -87,7 +87,7 @@ const SPACE: &str = r#"
     block = "basic"
     stem = { width = 32, kernel = 7, stride = 2, max_pool = true, codes = 7 }
     stage = [
-        { width = 32, depth = [1, 2], stride = 1, codes = 7 },
+        { width = 40, depth = [1, 2], stride = 1, codes = 7 },
         { width = 64, depth = [1, 3], stride = 2, codes = 7 },
         { width = 136, depth = [1, 2], stride = 2, codes = 7 },
     ]

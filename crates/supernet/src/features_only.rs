@@ -56,6 +56,8 @@ pub(crate) fn run<B: Backend>(
     images: MapView<'_, B>,
 ) -> Result<(), SupernetError> {
     let Memory { x, out, inner, features } = memory;
+    // The references take turns, not the maps: some are lent, and each keeps the size of its part from pass to pass.
+    let (mut x, mut out) = (x, out);
     let batch = forward.batch;
     let stem = if plan.max_pool() { &mut *out } else { &mut *x };
     let conv = &mut inner.convs[0];
@@ -67,15 +69,10 @@ pub(crate) fn run<B: Backend>(
     }
     for planned in &plan.blocks {
         block(&mut forward, planned, x, inner, out)?;
-        std::mem::swap(x, out);
+        std::mem::swap(&mut x, &mut out);
     }
     features.reserve(batch * plan.features())?;
-    forward.backend.average_pool_forward(plan, batch, x.view(), features)?;
-    if plan.blocks.len() % 2 == 1 {
-        // A map that is lent goes back where it came from.
-        std::mem::swap(x, out);
-    }
-    Ok(())
+    forward.backend.average_pool_forward(plan, batch, x.view(), features)
 }
 
 fn block<B: Backend>(
@@ -86,6 +83,7 @@ fn block<B: Backend>(
     out: &mut B::Map,
 ) -> Result<(), SupernetError> {
     let Inner { convs: [this, before], hidden, shortcut } = inner;
+    let (mut this, mut before) = (this, before);
     let (batch, params) = (forward.batch, forward.params);
     if let Some(conv) = &block.projection {
         reserve(conv, batch, this, shortcut)?;
@@ -109,7 +107,7 @@ fn block<B: Backend>(
             hidden.reserve(len)?;
             forward.backend.norm_forward(norm, &this.output, None, hidden)?;
         }
-        std::mem::swap(this, before);
+        std::mem::swap(&mut this, &mut before);
     }
     Ok(())
 }

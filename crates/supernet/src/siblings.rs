@@ -171,7 +171,7 @@ impl Siblings<'_> {
         } else {
             let len = widest.first_len(*batch);
             put_leading(channels, grad, all, with_room(&mut siblings.grad, siblings.room, len));
-            // Where there are several subnets, sooner or later one has a narrower stem.
+            // So that a narrower stem of a later step takes no memory.
             siblings.first.reserve(siblings.room);
         }
     }

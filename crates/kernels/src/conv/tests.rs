@@ -358,19 +358,18 @@ fn threads_do_not_change_a_bit() {
     }
 }
 
-/// What docs say of the error, on the shapes of the networks. Plain code, which rounds products and sums apart, is the second of two
-/// sets of instructions on ARM only: there it has up to 5.4e-6 where others have 4.9e-6.
+/// What docs say of the error, on the shapes of the networks.
 #[test]
 fn errors_are_as_small_as_documented() {
     for (map, channels, kernel, bound) in [
         ([4, 28, 28], [32, 32], [3, 1], 4e-6),
         ([4, 28, 28], [64, 64], [3, 1], 4e-6),
         ([4, 14, 14], [48, 56], [3, 1], 4e-6),
-        ([4, 14, 14], [256, 256], [3, 1], 6e-6),
+        ([4, 14, 14], [256, 256], [3, 1], 5e-6),
         ([8, 7, 7], [128, 128], [3, 1], 4e-6),
-        ([8, 14, 14], [256, 256], [3, 1], 6e-6),
-        ([8, 14, 14], [232, 208], [3, 1], 6e-6),
-        ([8, 14, 14], [304, 304], [3, 1], 6e-6),
+        ([8, 14, 14], [256, 256], [3, 1], 5e-6),
+        ([8, 14, 14], [232, 208], [3, 1], 5e-6),
+        ([8, 14, 14], [304, 304], [3, 1], 5e-6),
         ([8, 28, 28], [128, 112], [3, 1], 4e-6),
         ([8, 56, 56], [64, 64], [3, 1], 4e-6),
         ([8, 7, 7], [512, 512], [3, 1], 4e-6),
@@ -408,6 +407,8 @@ fn errors_are_as_small_as_documented() {
                 rms(&dx, &|at| reference::input_gradient_at(shape, dy, w, at)),
                 rms(&dw, &|at| reference::weight_gradient_at(shape, x, dy, at)),
             ];
+            // Plain code rounds products and sums apart.
+            let bound = if isa.name() == "scalar" { 1.2 * bound } else { bound };
             let correlated = correlates_by_matrix(isa, shape);
             let pixels = shape.batch * shape.height * shape.width;
             // At points where there are many pixels, but for the gradient of the weight also where there are many filters.

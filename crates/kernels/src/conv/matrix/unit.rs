@@ -35,10 +35,8 @@ fn detected() -> bool {
         && is_x86_feature_detected!("avx512bf16")
         && is_x86_feature_detected!("avx2")
         && is_x86_feature_detected!("fma");
-    // SAFETY: every x86-64 has the instruction, and with AVX-512 there is a leaf 7. (Safe since Rust 1.94.)
-    #[allow(unused_unsafe)]
-    let leaf = || unsafe { __cpuid_count(7, 0) };
-    vectors && leaf().edx & (BF16 | TILES) == BF16 | TILES
+    // With AVX-512 there is a leaf 7.
+    vectors && __cpuid_count(7, 0).edx & (BF16 | TILES) == BF16 | TILES
 }
 
 /// Linux gives the state of 8 KiB that tiles are to processes that ask for it.

@@ -162,7 +162,7 @@ fn by_tiles(
         }
         let (v, lane) = lane.split_at_mut(v_len);
         let (lines, m) = lane.split_at_mut(source_len);
-        // One pointer to each for all that write and read it: of two, either would end the other's right to.
+        // One pointer to each for all that write and read it: with two, a write through one would invalidate the other.
         let (v, m) = (v.as_mut_ptr(), m.as_mut_ptr());
         let tiles = InputTiles(Tiles {
             block: &block,

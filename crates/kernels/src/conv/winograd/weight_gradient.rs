@@ -152,7 +152,7 @@ fn by_tiles(
         let (copy, piece) = (task / pieces, task % pieces);
         let (v, lane) = lane.split_at_mut(v_len);
         let (lines, z) = lane.split_at_mut(source_len);
-        // One pointer to each for all that write and read it: of two, either would end the other's right to.
+        // One pointer to each for all that write and read it: with two, a write through one would invalidate the other.
         let (v, lines, z) = (v.as_mut_ptr(), lines.as_mut_ptr(), z.as_mut_ptr());
         let channels = part(shape.in_channels, CHUNK, pieces, piece);
         let blocks = part(grid.blocks(), 1, copies, copy);
