@@ -160,11 +160,14 @@ fn shape(
 fn every_width() {
     let step = if cfg!(miri) { 14 } else { 2 };
     let widths: Vec<usize> = (4..=32).step_by(step).collect();
-    let kernels = if cfg!(miri) { &KERNELS[2..4] } else { &KERNELS[..] };
+    // Miri takes a minute for each of the smaller ones.
+    let (kernels, map) =
+        if cfg!(miri) { (&KERNELS[2..4], [1, 3, 4]) } else { (&KERNELS[..], [1, 5, 7]) };
     for (i, &out) in widths.iter().enumerate() {
-        for image in [1, 3, widths[(5 * i + 2) % widths.len()], out] {
+        let images = [1, 3, widths[(5 * i + 2) % widths.len()], out];
+        for image in images.into_iter().skip(if cfg!(miri) { 2 } else { 0 }) {
             for &kernel in kernels {
-                Case::new(shape([1, 5, 7], [image, out], kernel), 1).check();
+                Case::new(shape(map, [image, out], kernel), 1).check();
             }
         }
     }
