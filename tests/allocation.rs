@@ -241,7 +241,6 @@ fn check_all(f: &Fixture, modes: &[BnMode]) {
         }
     };
     list();
-    list();
     let ((), calls, bytes) = allocated(list);
     assert_eq!((calls, bytes), (0, 0), "a list of subnets: allocations and their bytes");
 }
@@ -260,22 +259,21 @@ fn steps_allocate_nothing_and_plans_little() {
     pool.install(|| check_all(&mini, &modes[..1]));
 
     // A run's first step takes the memory of all, were its subnet the shallowest.
-    let mut learner = mini.learner(BnMode::Tracked);
-    let mut step = |plans: &[Plan]| {
-        let report = learner.step(5e-4, plans, &mini.images, &mini.labels, None);
-        report.map(|_| ()).unwrap();
+    let (images, labels) = (&mini.images[..], &mini.labels[..]);
+    let steps = || {
+        let mut learner = mini.learner(BnMode::Tracked);
+        move |plans: &[Plan]| {
+            learner.step(5e-4, plans, images, labels, None).unwrap();
+        }
     };
+    let mut step = steps();
     let plans = widest(&mini);
     let ((), _, first) = allocated(|| step(&plans[plans.len() - 1..]));
     let ((), _, later) = allocated(|| step(&plans));
     assert!(later < first / 10, "{first} bytes at the first step, {later} at another");
 
     // Of several subnets, those with narrower stems take no map that the first step did not.
-    let mut learner = mini.learner(BnMode::Tracked);
-    let mut step = |plans: &[Plan]| {
-        let report = learner.step(5e-4, plans, &mini.images, &mini.labels, None);
-        report.map(|_| ()).unwrap();
-    };
+    let mut step = steps();
     let narrow = (1..).flat_map(|i| mini.plans(i));
     let stem = mini.largest.stem_channels();
     let mut narrow: Vec<_> = narrow.filter(|p| p.stem_channels() < stem).take(KEEP - 1).collect();
@@ -283,7 +281,7 @@ fn steps_allocate_nothing_and_plans_little() {
     step(&vec![mini.largest.clone(); KEEP]);
     let ((), _, bytes) = allocated(|| step(&narrow));
     // Its resolution is that of the images.
-    let map = size_of_val(&mini.images[..]) / mini.space.channels * stem;
+    let map = size_of_val(images) / mini.space.channels * stem;
     assert!(bytes < map / 2, "{bytes} bytes for narrower stems, whose maps have {map}");
 
     // An evaluation takes all of its memory in its first pass, be its blocks even or odd in number: each map keeps its place.
